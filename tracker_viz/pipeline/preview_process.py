@@ -1,8 +1,8 @@
 """The process that draws previews beside a training. ``recording/preview.py`` starts it:
 
-    python -m tracker_viz.pipeline.preview_process <spool> <every>
+    python -m tracker_viz.pipeline.preview_process <spool> <every> <nice>
 
-It has the lowest priority, one thread to draw with, and no GPU; it reads the spool and writes below
+It has a low priority, one thread to draw with, and no GPU; it reads the spool and writes below
 ``<spool>/.preview``. On standard output it says, a JSON object a line, which version is ready or
 what is to be told. It ends when standard input does: with the training, however that ends.
 """
@@ -25,12 +25,11 @@ from tracker_viz.pipeline.render import RenderResult
 
 LAYOUT = "overview"
 DIRECTORY = ".preview"
-_LOWEST = 19
 
 
 def main() -> None:
     spool, every = Path(sys.argv[1]), sys.argv[2]
-    os.nice(_LOWEST)
+    os.nice(int(sys.argv[3]))
     threading.Thread(target=_end_with_the_training, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, handlers=[_Said()])
     here = spool / DIRECTORY

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _MODULE = "tracker_viz.pipeline.preview_process"
 _DIRECTORY = ".preview"
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_NUM_THREADS")
+_LOWEST = 19  # as nice counts
 # How often the process is started again after somebody killed it.
 _MOST_STARTS = 3
 _ENDING_S = 5.0
@@ -76,14 +77,15 @@ class Preview:
     def _run_process(self) -> bool:
         """Run the process to its end; return False where somebody killed it."""
         self._process = process = subprocess.Popen(
-            [sys.executable, "-m", _MODULE, str(self._outbox.directory), self._every],
+            [sys.executable, "-m", _MODULE, str(self._outbox.directory), self._every, str(_LOWEST)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
             env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "CUDA_VISIBLE_DEVICES": ""},
-            # Ctrl-C is for the training, which ends this process itself.
-            start_new_session=True,
+            # Ctrl-C is for the training, which ends this process itself. Not a session of its own:
+            # Linux may share the machine among sessions first, whatever the priorities in each.
+            process_group=0,
         )
         if self._closing.is_set():
             process.kill()
