@@ -107,6 +107,7 @@ def test_a_process_that_attaches_late_adds_and_overwrites_nothing(wandb_server, 
     assert stored.history[: len(before)] == before
     assert stored.values("tracker_viz/overview")[0]["_type"] == "video-file"
     assert stored.values("tracker_viz/overview_html")
+    assert stored.values("tracker_viz/render") == [1, 2]
     assert stored.summary["tracker_viz/story"] == "what it became"
     assert (stored.config["lr"], stored.state, stored.exit_code) == (config, "running", None)
     assert stored.display_name == "a"
@@ -134,6 +135,8 @@ def test_a_training_that_goes_on_after_a_kill_overwrites_no_row_of_others(
     ended(training)
     assert stored.history[: len(before)] == before
     assert losses(stored) == [3.0, 2.0, 1.0, 0.5, 0.25]
+    points = [MetricPoint(step, {"loss": 1.0}) for step in range(6)]
+    assert ours.shown_points(points) == {0, 1, 2, 3, 4}
     assert (stored.state, stored.exit_code) == ("finished", 0)
 
 

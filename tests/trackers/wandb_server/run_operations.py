@@ -260,7 +260,9 @@ class RunOperations(Operations):
             key: {"typeCounts": [{"type": "number", "count": count}], "monotonic": False}
             for key, count in counts.items()
         }
-        return {"sets": [], "keys": keys, "lastStep": rows[-1]["_step"] if rows else -1}
+        # In shared mode each writer counts its own rows, and the last row need not be the furthest.
+        last = max((row["_step"] for row in rows), default=-1)
+        return {"sets": [], "keys": keys, "lastStep": last}
 
 
 def _flatten(filters: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,13 +24,12 @@ import wandb
 from tracker_viz.errors import ConfigError
 from tracker_viz.trackers.values import MetricPoint
 from tracker_viz.trackers.wandb.key_frames import KeyFrame, frame_media
-from tracker_viz.trackers.wandb.service import AWAY, WandbService, translated
+from tracker_viz.trackers.wandb.service import AWAY, RENDER, WandbService, translated
 from tracker_viz.types import RunRef
 
 log = logging.getLogger(__name__)
 
 STEP = "tracker_viz/step"
-RENDER = "tracker_viz/render"
 
 POLL_S = 0.2
 
@@ -69,10 +68,14 @@ class OwnRows:
             axis.
         counted: the loop that wrote the run set the steps of its rows. It may continue some day,
             and would lose as many rows as we add.
+        n_renders: how many media the run had before, where this client does not know.
     """
 
-    def __init__(self, sdk_run: Any, *, every_metric: bool, counted: bool = False) -> None:
+    def __init__(
+        self, sdk_run: Any, *, every_metric: bool, counted: bool = False, n_renders: int = 0
+    ) -> None:
         self._run = sdk_run
+        self._n_renders = n_renders
         self._counted = counted
         self._defined = {STEP}
         self._every_metric = every_metric
@@ -84,7 +87,7 @@ class OwnRows:
             self._run.log({**point.values, STEP: point.step})
 
     def add_media(self, key: str, media: Any) -> None:
-        self._run.log(media_row(self._run, key, media))
+        self._run.log(media_row(self._run, key, media, self._n_renders))
 
     def add_frames(
         self, key: str, frames: Mapping[KeyFrame, Path], changed: Collection[KeyFrame]
@@ -228,12 +231,13 @@ def loop_leaves_counting_to_wandb(sdk_run: Any) -> bool:
     return not said_a_step and sdk_run.step > 0
 
 
-def media_row(sdk_run: Any, key: str, media: Any) -> dict[str, Any]:
+def media_row(sdk_run: Any, key: str, media: Any, n_before: int = 0) -> dict[str, Any]:
     """Return a row with one medium. A counter goes up each time, so that the newest is last in its
     panel."""
+    n_renders = max(n_before, int(sdk_run.summary.get(RENDER) or 0))
     sdk_run.define_metric(RENDER, hidden=True)
     sdk_run.define_metric(key, step_metric=RENDER)
-    return {key: media, RENDER: int(sdk_run.summary.get(RENDER) or 0) + 1}
+    return {key: media, RENDER: n_renders + 1}
 
 
 def log_frames(sdk_run: Any, key: str, frames: Mapping[KeyFrame, Path]) -> None:

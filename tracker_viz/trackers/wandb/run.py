@@ -362,8 +362,14 @@ class WandbRun(Run):
             return
         run = self._service.fetch_run(self._ref)
         is_shared = run.state == "running" and self._is_shared(run)
-        with session.visit(self._service, self._ref, is_shared=is_shared) as (visited, counted):
-            yield visited, OwnRows(visited, every_metric=False, counted=counted)
+        with session.visit(self._service, self._ref, is_shared=is_shared) as visited:
+            rows = OwnRows(
+                visited.sdk_run,
+                every_metric=False,
+                counted=visited.before.counted and not is_shared,
+                n_renders=visited.before.n_renders,
+            )
+            yield visited.sdk_run, rows
 
     def _reopen(self) -> session.Resumed | session.Attached:
         """Open our own run, whose maker is gone, until ``finish``. In shared mode others may be

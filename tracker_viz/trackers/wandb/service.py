@@ -35,6 +35,7 @@ from tracker_viz.types import RunRef
 DEFAULT_ENTITY = "_"
 SHARED = "shared"  # the client's mode in which several processes write one run
 OWN_CONFIG = "tracker_viz"  # what a run's config holds for us
+RENDER = "tracker_viz/render"  # counts the media of ours in a run's history
 API_TIMEOUT_S = 20
 
 _REFUSED_STATUS = {400, 401, 402, 403, 404, 409, 410, 413, 422}

@@ -219,6 +219,7 @@ class Attached:
     """A run that other processes may write at the same time, in shared mode."""
 
     sdk_run: Any
+    before: Snapshot
 
     def end(self, service: WandbService, *, exit_code: int | None = None, keep_clock: bool) -> None:
         """Finish; there is nothing to restore. ``exit_code`` None leaves the run's state alone."""
@@ -262,16 +263,13 @@ def attach(service: WandbService, ref: RunRef, *, ends: bool) -> Attached:
         )
     if ends:
         _live[ref.path] = sdk_run
-    return Attached(sdk_run)
+    return Attached(sdk_run, before)
 
 
 @contextmanager
-def visit(service: WandbService, ref: RunRef, *, is_shared: bool) -> Iterator[tuple[Any, bool]]:
+def visit(service: WandbService, ref: RunRef, *, is_shared: bool) -> Iterator[Resumed | Attached]:
     """Write into another run for a moment, and leave it as it was except for what the caller logs:
     attach where its writers share it, else resume.
-
-    Yields:
-        the client's object, and whether the loop that wrote the run set the steps of its rows.
 
     Raises:
         RunActiveError: another process is writing it alone.
@@ -280,12 +278,11 @@ def visit(service: WandbService, ref: RunRef, *, is_shared: bool) -> Iterator[tu
     with alone(ref):
         opened: Resumed | Attached
         if is_shared:
-            opened, counted = attach(service, ref, ends=False), False
+            opened = attach(service, ref, ends=False)
         else:
             opened = resume(service, ref, ours=False, ends=False)
-            counted = opened.before.counted
         try:
-            yield opened.sdk_run, counted
+            yield opened
         finally:
             opened.end(service, keep_clock=True)
 

@@ -11,7 +11,7 @@ from typing import Any
 from wandb.proto.wandb_telemetry_pb2 import Feature  # type: ignore[attr-defined]
 
 from tracker_viz.errors import TransientTrackerError
-from tracker_viz.trackers.wandb.service import OWN_CONFIG, WandbService, translated
+from tracker_viz.trackers.wandb.service import OWN_CONFIG, RENDER, WandbService, translated
 from tracker_viz.types import RunRef
 
 VISIBLE_S = 20.0  # after which what was logged must show in the run
@@ -32,6 +32,7 @@ class Snapshot:
         clock: the summary's own entries of time, by which the table of runs shows how long training
             took.
         media: key -> sha256 of what the summary shows of ours.
+        n_renders: the last count of the media of ours.
     """
 
     state: str
@@ -40,6 +41,7 @@ class Snapshot:
     internal: Mapping[str, Any]
     clock: Mapping[str, Any]
     media: Mapping[str, str]
+    n_renders: int
     group: str | None
     job_type: str | None
     tags: tuple[str, ...]
@@ -58,6 +60,7 @@ class Snapshot:
                 key: summary[key] for key in ("_runtime", "_timestamp", "_wandb") if key in summary
             },
             media={key: value["sha256"] for key, value in _media(summary).items()},
+            n_renders=int(summary.get(RENDER) or 0),
             group=run.group,
             job_type=run.job_type,
             tags=tuple(run.tags or ()),
