@@ -1,7 +1,8 @@
 """Kill, starve and cut off trainings, pushes and drawings, and count what became of captures.
 
     python benchmarks/faults.py kill --trials 40 --store mlflow-server
-    python benchmarks/faults.py draw --trials 10           # kills render and compare
+    python benchmarks/faults.py draw --trials 10           # kills render, compare and follow
+    python benchmarks/faults.py threads --trials 5         # two trainings in one process
     python benchmarks/faults.py disks --trials 3           # needs root: mounts small file systems
     python benchmarks/faults.py networks --trials 5
     python benchmarks/faults.py many --captures 10000
@@ -61,11 +62,14 @@ EXPLAINED = {
     "kill": """## Trainings and pushes killed with SIGKILL at random instants
 
 A push after the training is killed, too, and the next one finishes. *While uploading*: captures
-on the disk waited for their upload. Trials without a kill had ended before it.""",
-    "draw": """## Renderings and comparisons killed
+on the disk waited for their upload. Trials without a kill had ended before it. *Two threads*: two
+trainings in one process, each into a run of its own, and no kill.""",
+    "draw": """## Renderings, comparisons and followings killed
 
 After each kill every capture of the two runs and every video in them is read: it is there as it
-was, or whole. *Half files* are counted after the next whole one; *failed*: the work raised.""",
+was, or whole. *Half files* are counted after the next whole one; *failed*: the work raised. A
+following that was killed is gone on with. W&B takes one writer: of two renderings *at once* one is
+refused there, in words, and the other one is in the run.""",
     "disks": """## Disks
 
 File systems in memory of their own, full (also from the start), without inodes, read-only or
@@ -92,7 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kind", choices=[*TABLES, "table"])
+    parser.add_argument("kind", choices=[*TABLES, "threads", "table"])
     parser.add_argument("--trials", type=int, default=5, help="of each row, in the end")
     parser.add_argument("--captures", type=int, default=10_000, help="of many")
     parser.add_argument("--examples", type=int, default=100_000, help="of fuzz, in all")
@@ -118,6 +122,8 @@ def run(options: argparse.Namespace, directory: Path) -> None:
             match kind:
                 case "kill":
                     kills.kill_trainings(name, n_trials, place)
+                case "threads":
+                    kills.train_in_threads(name, n_trials, place)
                 case "draw":
                     kills.kill_drawings(name, n_trials, place)
                 case "networks":

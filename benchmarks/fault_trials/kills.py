@@ -6,7 +6,9 @@ import json
 import os
 import random
 import shutil
+import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -163,15 +165,55 @@ def _note(ended: Ended, noted: Noted, tally: Tally) -> None:
     tally.largest("memory, MB", ended.peak_mb)
 
 
+def train_in_threads(name: str, n_trials: int, directory: Path) -> None:
+    """Have two threads of one process train into runs of their own, until the row has so many."""
+    tallies, row = Tallies("kill"), f"{name}, two threads"
+    tally = tallies.row(row)
+    if tally.counts["trials"] >= n_trials:
+        return
+    with started(name, directory) as store:
+        while tally.counts["trials"] < n_trials:
+            trials = [f"{part}-{tally.counts['trials']}" for part in ("first", "second")]
+            places = [directory / trial for trial in trials]
+            for place in places:
+                place.mkdir()
+            log = directory / "log"
+
+            def both(trials: list[str] = trials, places: list[Path] = places) -> None:
+                work = [
+                    threading.Thread(target=train, args=(store, trial, place))
+                    for trial, place in zip(trials, places, strict=True)
+                ]
+                for thread in work:
+                    thread.start()
+                for thread in work:
+                    thread.join()
+
+            ended = forked(both, log)
+            tally.counts["trials"] += 1
+            for trial, place in zip(trials, places, strict=True):
+                _note(ended, Noted.read(place / "noted"), tally)
+                whole = Noted.read(place / "noted").stage == "ended"
+                finished = forked(lambda t=trial, p=place: finish(store, t, p), log)
+                assert whole, log.read_text()[-3000:]
+                assert not finished.failed, log.read_text()[-3000:]
+                tally.counts.update(json.loads((place / "found").read_text()))
+            tallies.keep(row, tally)
+            print(f"{row}: {dict(tally.counts)}", flush=True)
+
+
 # -- what reads a run, and puts results into it ----------------------------------------------------
 
 
 def kill_drawings(name: str, n_trials: int, directory: Path) -> None:
-    """Kill ``render`` and ``compare`` into runs of one store, until their rows have so many."""
+    """Kill ``render``, ``compare`` and ``follow`` into runs of one store, and render one run twice
+    at once, until their rows have so many."""
     tallies = Tallies("draw")
     doing: dict[str, Callable[[Store, list[RunRef], Path], object]] = {
         "render": _render,
         "compare": _compare,
+        "follow": _follow,
+        "render twice at once": _render_twice,
     }
     if all(tallies.row(f"{what}, {name}").counts["trials"] >= n_trials for what in doing):
         return
@@ -182,12 +224,15 @@ def kill_drawings(name: str, n_trials: int, directory: Path) -> None:
             tally = tallies.row(row)
             if tally.counts["trials"] >= n_trials:
                 continue
-            place = directory / what
+            place = directory / what.replace(" ", "-")
             place.mkdir()
             _whole(work, store, refs, place)  # the first one fills caches
             usual_s = _whole(work, store, refs, place).took_s
             while tally.counts["trials"] < n_trials:
-                after_s = random.Random(f"{row} {tally.counts['trials']}").uniform(0.05, usual_s)
+                after_s: float | None = None
+                if work is not _render_twice:
+                    chosen = random.Random(f"{row} {tally.counts['trials']}")
+                    after_s = chosen.uniform(0.05, usual_s)
                 ended = forked(
                     lambda work=work, place=place: work(store, refs, place),
                     place / "log",
@@ -241,6 +286,34 @@ def _compare(store: Store, refs: list[RunRef], place: Path) -> None:
         tracker_options={store.scheme: _reached(store)},
         progress=False,
     )
+
+
+def _follow(store: Store, refs: list[RunRef], place: Path) -> None:
+    """Make the film of a run as ``follow`` does, and go on with one that a kill left."""
+    _enter(place)
+    done = place / "cache" / "done"
+    if done.exists():
+        shutil.rmtree(place / "cache")
+    tv.follow(
+        refs[0],
+        layout=LAYOUT,
+        options={"video": {"size": "640x360"}, "final": False},
+        tracker_options={store.scheme: _reached(store)},
+    )
+    done.touch()
+
+
+def _render_twice(store: Store, refs: list[RunRef], place: Path) -> None:
+    other = os.fork()
+    if other == 0:
+        try:
+            _render(store, refs, place)
+        except BaseException:  # noqa: BLE001  a fork must not go on as its parent
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    _render(store, refs, place)
+    assert os.waitpid(other, 0)[1] == 0
 
 
 def _enter(place: Path) -> None:
