@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from tracker_viz.capture.attention.asking import Answer
+from tracker_viz.capture.attention.call_keeper import CallKeeper
 from tracker_viz.capture.attention.known_kernels import (
     Kernel,
     known_kernel,
@@ -30,14 +31,13 @@ class KernelAsker:
     Args:
         shape: of the probe, (rows, tokens a row).
         take_answer: gets each kernel that answered, its answer, and the arguments of its call.
-        n_seen: returns how many calls that mix tokens were seen so far, by any means.
-        where: returns the name of the module that is running.
+        calls: all that mix tokens and were seen so far, by any means; gets a sentence about each
+            known kernel that gave no answer.
         unanswered: kernels that gave no answer before, and are not asked again.
 
     Attributes:
         unanswered: (innermost module, kernel) of kernels without an answer, this pass included.
         answering: names through which Python functions were called that answered.
-        rejected: a sentence for the user about each known kernel that gave no answer.
         is_quiet: torch functions called now are a kernel's own steps, so nobody looks at them.
         is_asking: a question is running, so that its tensors are not the model's.
         is_inside: a Python function is running that may be asked.
@@ -47,16 +47,14 @@ class KernelAsker:
         self,
         shape: Sequence[int],
         take_answer: Callable[[Kernel, Answer, Mapping[str, Any]], None],
-        n_seen: Callable[[], int],
-        where: Callable[[], str],
+        calls: CallKeeper,
         unanswered: Collection[tuple[str, str]] = (),
     ) -> None:
         self.unanswered = {*unanswered}
         self.answering: set[str] = set()
-        self.rejected: list[str] = []
         self.is_quiet, self.is_asking, self.is_inside = False, False, False
         self._n_rows, self._length = shape
-        self._take_answer, self._n_seen, self._where = take_answer, n_seen, where
+        self._take_answer, self._calls = take_answer, calls
 
     def call_function(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
         """Call a Python function of the model's that may be a kernel, and ask it where nothing
@@ -64,15 +62,15 @@ class KernelAsker:
         kernel = None if self.is_quiet else known_kernel(function, name)
         if kernel is None:
             return function(*args, **kwargs)
-        n_before = self._n_seen()
+        n_before = self._calls.n_calls
         # Inside a recurrence that is written out, products of matrices are its own affair.
         is_recurrence = kernel.is_known and not kernel.kind.is_softmax
         with self._now(is_inside=True, is_quiet=is_recurrence):
             output = function(*args, **kwargs)
-        if self._n_seen() == n_before:
+        if self._calls.n_calls == n_before:
             with self._now(is_quiet=True, is_asking=True):
                 self._ask(kernel, function, args, kwargs, output)
-            if self._n_seen() > n_before:
+            if self._calls.n_calls > n_before:
                 self.answering.add(name)
         return output
 
@@ -108,7 +106,7 @@ class KernelAsker:
         return supposed_operator(operator, [at for at, ndim in large if ndim == usual][2])
 
     def _ask(self, kernel: Kernel, function: Any, args: Any, kwargs: Any, output: Any) -> None:
-        here = (self._where(), kernel.name)
+        here = (self._calls.here(), kernel.name)
         arguments = kernel.named(args, kwargs)
         if here in self.unanswered or arguments is None:
             return
@@ -120,7 +118,7 @@ class KernelAsker:
             return
         self.unanswered.add(here)
         if kernel.is_known:
-            self.rejected.append(
+            self._calls.rejected.append(
                 f"{kernel.name}, a kernel that hides its probabilities, in {here[0]}: asked, it "
                 f"{answer}; {kernel.kind.way_round}"
             )

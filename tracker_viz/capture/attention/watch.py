@@ -18,7 +18,6 @@ running (``ModuleStack``).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,6 +28,7 @@ from torch.overrides import TorchFunctionMode
 
 from tracker_viz.capture.attention.asker import KernelAsker
 from tracker_viz.capture.attention.asking import Answer
+from tracker_viz.capture.attention.call_keeper import CallKeeper
 from tracker_viz.capture.attention.calls import AttentionCall, Kind, ModuleStack
 from tracker_viz.capture.attention.einsums import mixing_operands
 from tracker_viz.capture.attention.flash import flash_call
@@ -100,22 +100,16 @@ class AttentionWatch(TorchFunctionMode):
         unanswered: Collection[tuple[str, str]] = (),
     ) -> None:
         super().__init__()
-        self.asker = KernelAsker(
-            shape, self._take_answer, lambda: self._n_calls, self._here, unanswered
-        )
-        self.rejected = self.asker.rejected
+        self._calls = CallKeeper(stack, shape, keep)
+        self.asker = KernelAsker(shape, self._take_answer, self._calls, unanswered)
+        self.rejected = self._calls.rejected
         # (tokens, width) of the table that the probe's ids went through
         self.embedding: tuple[int, int] | None = None
         self._stack = stack
         self._n_rows, self._length = shape
-        self._keep = keep
         self._evidence = evidence
         self._vocabulary, self._logits = vocabulary, logits or _no_logits
-        self.n_as_wide_as_logits, self._logits_come_last = 0, True
-        self._ordinals: dict[tuple[str, ...], int] = {}
-        self._latest: tuple[str, ...] | None = None  # modules of the latest call
-        self._n_calls = 0
-        self._pending: tuple[AttentionCall, Tensor] | None = None
+        self.n_as_wide_as_logits, self._n_calls_before_logits = 0, -1
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -126,20 +120,18 @@ class AttentionWatch(TorchFunctionMode):
     def vocabulary(self) -> int | None:
         """After a pass with ``evidence``, what to give the next: the number of tokens, if all
         projections to as many outputs came last."""
-        if self.embedding and self.n_as_wide_as_logits and self._logits_come_last:
+        if self.embedding and self._n_calls_before_logits == self._calls.n_calls:
             return self.embedding[0]
         return None
 
     def __exit__(self, *error: Any) -> None:
-        self._keep_pending()
+        self._calls.keep_pending()
         super().__exit__(*error)
 
     def begin_rows(self, n_rows: int) -> None:
         """Expect so many rows from here on: the model is given the probe in parts."""
-        self._keep_pending()
         self._n_rows = n_rows
-        self._ordinals.clear()
-        self._stack.entries.clear()
+        self._calls.begin_rows(n_rows)
         if self._evidence is not None:
             self._evidence.n_rows = n_rows
 
@@ -179,8 +171,8 @@ class AttentionWatch(TorchFunctionMode):
             mixed = mixing_operands(args, self._length)
             if mixed is not None:
                 self._matrix_product(*mixed)
-        elif func in _PRODUCTS and self._pending is not None and len(args) > 1:
-            self._scale_pending(*args[:2])
+        elif func in _PRODUCTS and len(args) > 1:
+            self._calls.scale_pending(*args[:2])
         if self._evidence is None:
             # Logits are the largest product of the pass, and few of them are read.
             if func is F.linear and operands[1].shape[0] == self._vocabulary:
@@ -190,6 +182,8 @@ class AttentionWatch(TorchFunctionMode):
         if func is F.embedding:
             self._check_embedding(*operands[:2])
         elif func is F.linear and self.embedding and operands[1].shape[0] == self.embedding[0]:
+            if not self.n_as_wide_as_logits:
+                self._n_calls_before_logits = self._calls.n_calls
             self.n_as_wide_as_logits += 1
         output = func(*args, **kwargs)
         self._evidence.saw(func, operands, output, self._stack.names)
@@ -210,7 +204,7 @@ class AttentionWatch(TorchFunctionMode):
         # random.
         output = func(query, key, value, attn_mask, 0.0, *rest, **options)
         if query.shape[-2] != self._length or key.shape[-2] != self._length:
-            self._reject("scaled_dot_product_attention", (query.shape[-2], key.shape[-2]))
+            self._calls.reject("scaled_dot_product_attention", (query.shape[-2], key.shape[-2]))
             return output
         is_causal = options.get("is_causal", False)
         if rest:
@@ -227,7 +221,7 @@ class AttentionWatch(TorchFunctionMode):
         error = self._checked(probabilities, value, output)
         # Without a head axis the call does not tell how many key/value heads there are.
         n_kv_heads = key.shape[-3] if key.ndim > 3 else None
-        self._hand_over(
+        self._calls.hand_over(
             "scaled_dot_product_attention",
             probabilities,
             n_kv_heads,
@@ -249,10 +243,10 @@ class AttentionWatch(TorchFunctionMode):
             return output
         pattern = output[..., :queries]
         if not looks_back_only(pattern):
-            self._reject("softmax that looks into the future", tuple(output.shape))
+            self._calls.reject("softmax that looks into the future", tuple(output.shape))
         else:
             logits = args[0] if args else kwargs.get("input")
-            self._hand_over("softmax", pattern, max_logit=largest_of_softmax(logits, pattern))
+            self._calls.hand_over("softmax", pattern, max_logit=largest_of_softmax(logits, pattern))
         return output
 
     def _matrix_product(self, left: Any, right: Any) -> None:
@@ -262,7 +256,8 @@ class AttentionWatch(TorchFunctionMode):
             return
 
         here = tuple(self._stack.names)
-        if self._latest is not None and self._latest[: len(here)] == here:
+        latest = self._calls.latest
+        if latest is not None and latest[: len(here)] == here:
             # The softmax that made it was seen, here or in a module of its own.
             if self._evidence is not None:
                 self._evidence.saw_values(right)
@@ -270,9 +265,9 @@ class AttentionWatch(TorchFunctionMode):
         if not looks_back_only(left):
             return
         if not bool((left < 0).any()) and rows_sum_to_one(left):
-            self._hand_over("matmul", left)
+            self._calls.hand_over("matmul", left)
         elif not self.asker.is_inside and left.numel() % (self._n_rows * self._length**2) == 0:
-            self._hand_over("matmul", left, kind="mixing")
+            self._calls.hand_over("matmul", left, kind="mixing")
 
     def _multi_head(self, func: Any, args: Any, kwargs: Any) -> Any:
         asked = dict(kwargs, need_weights=True, average_attn_weights=False)
@@ -283,9 +278,9 @@ class AttentionWatch(TorchFunctionMode):
         output, weights = func(*args, **asked)
         if tuple(weights.shape[-2:]) == (self._length, self._length):
             max_logit = largest_of_multi_head(args, kwargs, weights)
-            self._hand_over("multi_head_attention", weights, max_logit=max_logit)
+            self._calls.hand_over("multi_head_attention", weights, max_logit=max_logit)
         else:
-            self._reject("multi_head_attention", tuple(weights.shape[-2:]))
+            self._calls.reject("multi_head_attention", tuple(weights.shape[-2:]))
         if not kwargs.get("need_weights", True):
             return output, None
         if kwargs.get("average_attn_weights", True):
@@ -305,8 +300,8 @@ class AttentionWatch(TorchFunctionMode):
         if highest >= n_entries:
             # A table of positions.
             raise ProbeError(
-                f"the probe has {self._length} tokens a row; {self._here()} holds {n_entries}: cut "
-                "the probe to the model's context"
+                f"the probe has {self._length} tokens a row; {self._calls.here()} holds "
+                f"{n_entries}: cut the probe to the model's context"
             )
         if self.embedding is None and is_of_probe:
             self.embedding = (n_entries, width)
@@ -315,7 +310,7 @@ class AttentionWatch(TorchFunctionMode):
         query, key, value, score_mod, block_mask, scale = args[:6]
         output = func(*args, **kwargs)
         if query.shape[-2] != self._length or key.shape[-2] != self._length:
-            self._reject("flex_attention", (query.shape[-2], key.shape[-2]))
+            self._calls.reject("flex_attention", (query.shape[-2], key.shape[-2]))
             return output
         score_buffers, mask_buffers = tuple(args[7]), tuple(args[8])
         logits = flex_logits(
@@ -324,50 +319,30 @@ class AttentionWatch(TorchFunctionMode):
         probabilities = softmaxed(logits)
         mixed = output[0] if isinstance(output, tuple) else output
         error = self._checked(probabilities, value, mixed)
-        call = self._call_of(
-            "flex_attention", probabilities, key.shape[-3], error, max_logit=largest(logits)
+        # Asked for the sum of its exponentials: the model may put a sink into it afterwards.
+        pending = mixed if args[6].get("OUTPUT_LOGSUMEXP") else None
+        self._calls.hand_over(
+            "flex_attention",
+            probabilities,
+            key.shape[-3],
+            error,
+            max_logit=largest(logits),
+            pending=pending,
         )
-        if call is not None and args[6].get("OUTPUT_LOGSUMEXP"):
-            # Asked for the sum of its exponentials: the model may put a sink into it afterwards.
-            self._pending = (call, mixed)
-        elif call is not None:
-            self._keep(call)
         return output
-
-    def _scale_pending(self, left: Any, right: Any) -> None:
-        """Take the share of an attention sink off the rows of the latest call, where its output is
-        scaled row by row."""
-        assert self._pending is not None
-        call, mixed = self._pending
-        scaled, factor = (right, left) if _is_row_factor(left) else (left, right)
-        if not isinstance(scaled, Tensor) or not _is_row_factor(factor):
-            return
-        if scaled.untyped_storage().data_ptr() != mixed.untyped_storage().data_ptr():
-            return
-        if scaled.stride() != mixed.stride():
-            factor = factor.transpose(1, 2)
-        shares = factor.detach().float().expand(*call.pattern.shape[:-1], 1)
-        if bool(((shares < 0) | (shares > 1 + 1e-6)).any()):
-            return
-        self._pending = (replace(call, pattern=call.pattern * shares), mixed)
-        self._keep_pending()
-
-    def _keep_pending(self) -> None:
-        if self._pending is not None:
-            call, _ = self._pending
-            self._pending = None
-            self._keep(call)
 
     def _flash(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         call = flash_call(*args, **kwargs)
         if call.query.shape[1] != self._length or call.key.shape[1] != self._length:
-            self._reject(str(func), (call.query.shape[1], call.key.shape[1]))
+            self._calls.reject(str(func), (call.query.shape[1], call.key.shape[1]))
             return func(*args, **kwargs)
         if self._evidence is not None:
             self._evidence.saw_values(call.value.transpose(1, 2))
         logits = call.logits()
         probabilities = softmaxed(logits)
-        self._hand_over("flash_attn", probabilities, call.key.shape[2], max_logit=largest(logits))
+        self._calls.hand_over(
+            "flash_attn", probabilities, call.key.shape[2], max_logit=largest(logits)
+        )
         return call.outputs(probabilities)
 
     def _take_answer(self, kernel: Kernel, answer: Answer, arguments: Mapping[str, Any]) -> None:
@@ -377,7 +352,7 @@ class AttentionWatch(TorchFunctionMode):
         max_logit = None
         if kind == "attention":
             max_logit = largest_of_kernel(arguments, answer, self._n_rows, self._length)
-        self._hand_over(
+        self._calls.hand_over(
             f"{kernel.name} (asked)",
             answer.matrix,
             answer.values.shape[1],
@@ -398,62 +373,6 @@ class AttentionWatch(TorchFunctionMode):
         difference = torch.matmul(probabilities, value.float()) - output.float()
         return float(difference.abs().nan_to_num().max())
 
-    def _hand_over(
-        self,
-        source: str,
-        pattern: Tensor,
-        n_kv_heads: int | None = None,
-        error: float | None = None,
-        **options: Any,
-    ) -> None:
-        call = self._call_of(source, pattern, n_kv_heads, error, **options)
-        if call is not None:
-            self._keep(call)
-
-    def _call_of(
-        self,
-        source: str,
-        pattern: Tensor,
-        n_kv_heads: int | None = None,
-        error: float | None = None,
-        *,
-        kind: Kind = "attention",
-        channels: tuple[int, ...] = (),
-        max_logit: Tensor | None = None,
-    ) -> AttentionCall | None:
-        self._keep_pending()
-        n_leading = pattern.shape[0] if pattern.ndim > 2 else 1
-        if n_leading % self._n_rows:
-            # Its heads would be taken for rows.
-            self._reject(
-                f"{source} over another batch than the probe's {self._n_rows} rows,",
-                tuple(pattern.shape),
-            )
-            return None
-        self._n_calls += 1
-        self._logits_come_last = not self.n_as_wide_as_logits
-        modules = tuple(self._stack.names)
-        ordinal = self._ordinals.get(modules, 0)
-        self._ordinals[modules] = ordinal + 1
-        if kind == "attention":
-            self._latest = modules
-        entries = tuple(self._stack.entries[name] for name in modules)
-        # [probe * head, a, b] or [probe, (group, member), a, b] -> [probe, head, a, b]
-        heads = pattern.detach().reshape(self._n_rows, -1, *pattern.shape[-2:])
-        if max_logit is not None:
-            max_logit = max_logit.reshape(self._n_rows, -1)
-        return AttentionCall(
-            modules, entries, ordinal, source, heads, n_kv_heads, error, kind, channels, max_logit
-        )
-
-    def _reject(self, what: str, shape: tuple[int, ...]) -> None:
-        self.rejected.append(f"{what} of shape {'x'.join(map(str, shape))} in {self._here()}")
-
-    def _here(self) -> str:
-        if not self._stack.names:
-            return "the model itself"
-        return self._stack.names[-1]
-
 
 def _no_logits(entering: Tensor, weight: Tensor, _bias: Tensor | None) -> Tensor:
     return entering.new_zeros(*entering.shape[:-1], weight.shape[0])
@@ -472,7 +391,3 @@ def _kind_of(answer: Answer, kernel: Kernel) -> Kind:
     if kernel.kind.is_softmax or rows_sum_to_one(matrix):
         return "attention"
     return "mixing"
-
-
-def _is_row_factor(factor: Any) -> bool:
-    return isinstance(factor, Tensor) and factor.ndim == 4 and factor.shape[-1] == 1
