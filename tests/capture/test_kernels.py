@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from plain_decoders import (
     DK,
+    VOCAB,
+    D,
     FusedAttention,
     H,
     Model,
@@ -30,6 +32,7 @@ from torch import nn
 from torch.nn.attention import varlen
 from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 
+from tracker_viz.capture import Schedule, record
 from tracker_viz.capture.attention.einsums import mixing_operands
 
 ATOL = 1e-5
@@ -338,3 +341,79 @@ def test_products_of_an_einsum_that_mix_no_tokens_are_none_of_its_business():
         ["bqk->bkq", square],
     ):
         assert mixing_operands(args, T) is None
+
+
+class DocumentAttention(nn.Module):
+    """Rotary queries and keys, normalized, and flex_attention under the mask that the model makes
+    of its tokens, as modded-nanogpt and torchtitan have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(D, 3 * D, bias=False), nn.Linear(D, D, bias=False)
+
+    def forward(self, x, block_mask):
+        q, k, v = self.qkv(x).unflatten(-1, (3, H, DK)).permute(2, 0, 3, 1, 4)
+        q, k = F.rms_norm(q, (DK,)), F.rms_norm(k, (DK,))
+        mixed = flex_attention(q, k, v, block_mask=block_mask, scale=0.12)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class DocumentBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attn, self.mlp = DocumentAttention(), two_layers()
+
+    def forward(self, x, block_mask):
+        x = x + self.attn(F.rms_norm(x, (D,)), block_mask)
+        return x + self.mlp(F.rms_norm(x, (D,)))
+
+
+class OneFlatSequence(nn.Module):
+    """Takes tokens [position]; a document begins at each token 0, and ends the one before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(VOCAB, D), nn.Linear(D, VOCAB, bias=False)
+        self.blocks = nn.ModuleList(DocumentBlock() for _ in range(2))
+
+    def forward(self, tokens):
+        assert tokens.ndim == 1
+        document = (tokens == 0).cumsum(0)
+
+        def is_seen(_batch, _head, query, key):
+            return (query >= key) & (document[query] == document[key]) & (query - key < 6)
+
+        mask = create_block_mask(is_seen, None, None, len(tokens), len(tokens), device="cpu")
+        x = self.embed(tokens)[None]
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.head(x)
+
+
+def test_packed_documents_under_flex_attention_are_captured_without_a_backward_pass():
+    """flex_attention has no backward pass on a CPU: weights change by hand here."""
+    model, captures = randomised(OneFlatSequence), []
+    ids = torch.randint(1, VOCAB, (2, T), generator=torch.Generator().manual_seed(1))
+    ids[:, 7] = 0
+    one_by_one = {"forward": lambda model, input_ids: [model(row) for row in input_ids]}
+    recorder = record(model, ids, Schedule.every(1), captures.append, **one_by_one)
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.weight.mul_(2)
+    recorder.step(1)
+    recorder.close()
+    assert [capture.step for capture in captures] == [0, 1]
+
+    document = (ids == 0).cumsum(1)
+    place = torch.arange(T)
+    seen = (place[:, None] >= place) & (place[:, None] - place < 6)
+    seen = seen & (document[:, :, None] == document[:, None, :])
+    with torch.no_grad():
+        q, k, _ = model.blocks[0].attn.qkv(F.rms_norm(model.embed(ids), (D,))).chunk(3, dim=-1)
+        q, k = (F.rms_norm(split(part, H), (DK,)) for part in (q, k))  # twice as large: the same
+        expected = (0.12 * q @ k.mT).masked_fill(~seen[:, None], -math.inf).softmax(-1)
+    first, second = (capture.arrays for capture in captures)
+    for arrays in (first, second):
+        pattern = torch.from_numpy(arrays["blocks.0.attn.pattern"]).float()
+        torch.testing.assert_close(pattern, expected, atol=1e-3, rtol=0)
+    assert (first["blocks.1.attn.pattern"] != second["blocks.1.attn.pattern"]).any()
+    assert captures[0].model["found"]["attention"] == ["flex_attention"]
