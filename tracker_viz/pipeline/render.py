@@ -165,7 +165,7 @@ def render(
     if not pulled.captures and not pulled.damaged:
         raise RenderError(f"there is no capture to draw: {opened.why_no_captures()}")
     series = _series(pulled, opened.info().name, is_part=options.steps is not None)
-    if any(isinstance(panel, Circuit) for panel in drawn.panels):
+    if "html" in options.format or any(isinstance(panel, Circuit) for panel in drawn.panels):
         verified = stored_results(opened)
         series.ablations = verified.ablations() if verified else None
     renderer = Renderer(series, drawn, size=options.video.size, theme=options.theme)

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from tracker_viz.metrics import Ablations
 from tracker_viz.rendering import Renderer, Series, write_explorer
 from tracker_viz.rendering.export.explorer import page as explorer
 from tracker_viz.rendering.role_key import ROLE_KEYS
@@ -217,6 +218,17 @@ def test_all_scores_of_a_head_are_drawn_and_said_those_of_roles_first(renderer, 
     shown.locator(".pin").click()
     values = shown.locator(".mini b").all_inner_texts()
     assert all(" → " in value for value in values)
+
+
+def test_a_head_that_ablation_needs_says_so(small_run, opened, tmp_path):
+    series = Series(small_run)
+    series.ablations = Ablations(400, {((1, 2),): 0.734, ((0, 0), (0, 1)): 0.5})
+    path = write_explorer(Renderer(series, "heads", size="720p"), tmp_path / "page.html")
+    page = opened(path, "#head=1.2")
+    words = "without it the loss rises by 0.73 nats (ablation at step 400)"
+    assert words in page.locator(".detail .meaning").inner_text()
+    page.keyboard.press("n")
+    assert "ablation" not in page.locator(".detail .meaning").inner_text()
 
 
 def test_a_head_wears_the_color_of_its_role_at_that_step(renderer, shown):

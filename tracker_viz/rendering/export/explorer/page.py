@@ -32,7 +32,7 @@ from tracker_viz.rendering.planning.readouts import format_metric
 from tracker_viz.rendering.planning.timeline import curve_range, event_color
 from tracker_viz.rendering.role_key import ROLE_KEYS, role_pattern
 from tracker_viz.rendering.scales import ColorScale, bar_ticks, short_number
-from tracker_viz.rendering.series import si_number
+from tracker_viz.rendering.series import Series, si_number
 from tracker_viz.rendering.storyboard import storyboard
 from tracker_viz.rendering.theme import Theme
 from tracker_viz.types import HeadId
@@ -160,7 +160,23 @@ def _description(renderer: Renderer, parts: PageParts, indices: Sequence[int]) -
         "drawn": parts.drawn_px,
         "opened": parts.opened,
         "sharing": parts.sharing,
+        "ablations": _ablations(series),
     }
+
+
+def _ablations(series: Series) -> dict[str, str]:
+    """Return what the page says of the heads that ``verify`` found to be needed."""
+    if series.ablations is None:
+        return {}
+    said = {}
+    for (head, *others), rise in series.ablations.rises.items():
+        if not others:
+            [name] = _names([head])
+            said[name] = (
+                f"without it the loss rises by {rise:.2f} nats "
+                f"(ablation at step {series.ablations.step:,})"
+            )
+    return said
 
 
 def _role(name: str, theme: Theme) -> dict[str, Any]:

@@ -81,12 +81,6 @@ function shortText(scale, level) {
   return value.toFixed(Math.abs(value) < 9.95 ? 2 : 1).replace(/^(-?)0(?=\.)/, '$1');
 }
 
-/** Say a score in two digits. */
-function roundedText(scale, level) {
-  const text = valueText(scale, level);
-  return text.startsWith('≈') ? scale.numbers[level].toFixed(2) : text;
-}
-
 /** Say a level as a value: a clipped one is only known to be at least so large. */
 function valueText(scale, level) {
   if (level === 255) return 'not finite';

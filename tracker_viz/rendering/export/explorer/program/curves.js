@@ -68,8 +68,8 @@ function curveChart(curves, { low, high, ticks, level, words }) {
   if (level !== null && level !== undefined)
     svg.append(draw('path', { d: `M0 ${up(level)}H1000`, class: 'level' }));
   for (const curve of curves)
-    svg.append(draw('path', { d: curvePathOf(curve.values, up), stroke: curve.color,
-      'stroke-width': curve.width }));
+    svg.append(draw('path', { stroke: curve.color, 'stroke-width': curve.width,
+      d: pathThrough(curve.values.map((value, at) => [1000 * share(run.steps[at]), up(value)])) }));
   const playhead = draw('path', { class: 'playhead' });
   svg.append(playhead);
   dragAlong(svg, (x) => show(nearest(x, (step) => share(step) * svg.clientWidth)));
@@ -80,17 +80,6 @@ function curveChart(curves, { low, high, ticks, level, words }) {
     paint: (indices) => playhead.setAttribute('d', indices.map((index) =>
       `M${1000 * share(run.steps[index])} 0V100`).join('')),
   };
-}
-
-/** A path that breaks where a score is not finite. */
-function curvePathOf(values, up) {
-  let path = '', isDown = false;
-  values.forEach((value, index) => {
-    const at = `${(1000 * share(run.steps[index])).toFixed(1)} ${up(value).toFixed(2)}`;
-    if (!Number.isNaN(value)) path += `${isDown ? 'L' : 'M'}${at}`;
-    isDown = !Number.isNaN(value);
-  });
-  return path;
 }
 
 /** The scores of roles, those that the head ever has as thick lines, the highest first. */

@@ -51,7 +51,8 @@ function detailHeader(id, isHead, turn) {
     meaning,
     paint() {
       const role = isHead ? roleOf(id, state.at) : null;
-      meaning.textContent = role ? meaningWords(id, role.name) : '';
+      meaning.textContent = [role && meaningWords(id, role.name), run.ablations[id]]
+        .filter(Boolean).join(' · ');
       // Only what differs is written: a screen reader says it once.
       if (title.textContent === (role ? `${name} · ${borderWords(role)}` : name)) return;
       title.textContent = role ? `${name} · ` : name;

@@ -81,23 +81,27 @@ function roundSteps(most) {
     (_, at) => (start + at) * spacing);
 }
 
-/** The metric's path up to a step; it breaks where the metric is not finite. */
+/** A path through points (x, y); it breaks where y is not finite. */
+function pathThrough(points) {
+  let path = '', isDown = false;
+  for (const [x, y] of points) {
+    const isFinite = Number.isFinite(y);
+    if (isFinite) path += `${isDown ? 'L' : 'M'}${x.toFixed(1)} ${y.toFixed(1)}`;
+    isDown = isFinite;
+  }
+  return path;
+}
+
+/** The metric's path up to a step. */
 function curvePath(until) {
   if (!run.curve) return '';
   const { steps, values, low, high } = run.curve;
-  let path = '', isDown = false;
-  steps.forEach((step, at) => {
-    if (values[at] === null) { isDown = false; return; }
-    if (step > until) return;
-    path += `${isDown ? 'L' : 'M'}${line.across(step).toFixed(1)} ${height(values[at]).toFixed(1)}`;
-    isDown = true;
-  });
-  return path;
-
-  function height(value) {
+  const height = (value) => {
     const part = high > low ? clamp((value - low) / (high - low), 0, 1) : 0.5;
-    return line.bottom - 3 - (line.bottom - line.top - 8) * part;
-  }
+    return value === null ? NaN : line.bottom - 3 - (line.bottom - line.top - 8) * part;
+  };
+  return pathThrough(steps.map((step, at) => [line.across(step), height(values[at])])
+    .filter((_, at) => steps[at] <= until));
 }
 
 function moveHeads() {
