@@ -384,6 +384,14 @@ def test_a_page_without_a_timeline_roles_or_tokens_is_whole(synthetic, tmp_path)
     assert {part["kind"] for part in page.description["maps"]} == {"matrix"}
 
 
+def test_seaborn_draws_nothing_for_a_page(small_run):
+    renderer = Renderer(Series(small_run), "heads", size="720p")
+    explorer_page(renderer, range(6))
+    assert "_template" not in vars(renderer)
+    renderer.frame(0)
+    assert "_template" in vars(renderer)
+
+
 def test_the_page_fetches_nothing(renderer):
     text = Page(explorer_page(renderer, [0])).text
     for word in ("http:", "https:", "src=", "href=", "@import", "url(", "fetch(", "localStorage"):

@@ -1,7 +1,7 @@
 """Draw the frame of a point of time: look up the colors of its values, and copy them to the pixels
 where seaborn would draw them.
 
-Seaborn draws once, when a Renderer is made. A frame is that background, the cells, the numbers of
+Seaborn draws once, before the first frame. A frame is that background, the cells, the numbers of
 the header and the playhead, painted with numpy alone; threads may ask for frames at once, and the
 same index gives the same bits. One run is drawn as several are: each of its captures is a point of
 time.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from tracker_viz.rendering.painting.cells import (
 )
 from tracker_viz.rendering.painting.graph import GraphPainter
 from tracker_viz.rendering.painting.ribbons import paint_ribbon
-from tracker_viz.rendering.painting.template import make_template, seaborn_pixels
+from tracker_viz.rendering.painting.template import Template, make_template, seaborn_pixels
 from tracker_viz.rendering.painting.timeline import paint_timeline
 from tracker_viz.rendering.painting.title_card import title_card
 from tracker_viz.rendering.painting.words import (
@@ -89,7 +89,6 @@ class Renderer:
         if hold_scales:
             self.plan = replace(self.plan, scales=hold_scales(self.plan.scales))
         self._metric = chosen.metric
-        self._template = make_template(self.plan)
         self._tables = color_tables(self.plan)
         self._runs = [
             _RunMaps(self.subject, index, self.plan) for index in range(len(self.subject.runs))
@@ -98,9 +97,17 @@ class Renderer:
         self._words = [CellWords(self.plan, words) for words in self.plan.words]
         self._lock = threading.Lock()
         self._title_pixels: NDArray[np.uint8] | None = None
-        self.redraws_fully = any(cell_map.blended for cell_map in self._template.cell_maps.values())
-        """True if some pixel mixes a map with something else, so that seaborn draws every frame in
-        full: exact, but slow."""
+
+    @cached_property
+    def _template(self) -> Template:
+        """What seaborn draws: most of the time that a Renderer takes, and a page needs none."""
+        return make_template(self.plan)
+
+    @cached_property
+    def redraws_fully(self) -> bool:
+        """Return whether some pixel mixes a map with something else, so that seaborn draws every
+        frame in full: exact, but slow."""
+        return any(cell_map.blended for cell_map in self._template.cell_maps.values())
 
     def __len__(self) -> int:
         return len(self.subject.timing.points)
@@ -157,13 +164,14 @@ class Renderer:
                 "a comparison shows real captures and no title card: interpolate=0, title_s=0"
             )
         mine = threading.local()
+        background = self._template.background  # drawn here, not by each of several threads
 
         def frame_at(index: int) -> Frame:
             shot = shots[index]
             if shot.kind == "title":
                 return Frame(self.series.steps[shot.index], self._title().copy())
             if not hasattr(mine, "canvas"):
-                mine.canvas = Canvas(self._template.background)
+                mine.canvas = Canvas(background)
                 mine.drawn = [lru_cache(maxsize=2)(run.values) for run in self._runs]
             return self._draw(mine.canvas, shot, mine.drawn)
 
