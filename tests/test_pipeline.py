@@ -733,7 +733,7 @@ def test_impossible_video_options_are_refused_before_anything_is_pulled(option, 
     ("options", "message"),
     [
         ({"theme": "blue"}, "unknown theme 'blue'"),
-        ({"format": None}, "format names what is made, at least one of video, .*; got none"),
+        ({"format": None}, "format must name at least one of video, .*; got none"),
         ({"format": 3}, "unknown format '3'"),
     ],
 )
@@ -764,7 +764,7 @@ def test_a_training_that_begins_anew_in_the_run_of_another_is_told_that_it_captu
     model = make_model()
     with watch(model) as again:
         train(model, again, range(6))
-    assert "captures up to step 6 are in the run already" in caplog.text
+    assert "the run already holds captures up to step 6" in caplog.text
 
 
 @pytest.mark.parametrize("failing", ["set_summary", "put_table", "put_file"])

@@ -141,4 +141,4 @@ def test_a_process_that_cannot_be_started_is_said_and_ends_no_training(
     monkeypatch.setattr(previews.sys, "executable", str(tmp_path / "no python"))
     spool = tmp_path / "spool"
     assert len(losses_of(2, lambda step, watcher: None, spool=spool, preview="15min")) == 2
-    assert "there are no more previews; the training and its captures go on" in caplog.text
+    assert "there are no more previews; training and captures go on" in caplog.text

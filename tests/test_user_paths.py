@@ -167,6 +167,6 @@ def test_a_directory_that_an_address_of_sqlite_cannot_name_is_refused(tmp_path, 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr("mlflow.tracking.is_tracking_uri_set", lambda: False)
     for ask in (service.default_uri, lambda: service.absolute_uri("sqlite:///mlflow.db")):
-        with pytest.raises(ConfigError, match=r"because of its \? or %: say another place"):
+        with pytest.raises(ConfigError, match=r"because of its \? or %: choose another place"):
             ask()
     assert service.database_path("sqlite:////x/mlflow.db?timeout=5") == Path("/x/mlflow.db")

@@ -323,7 +323,7 @@ def test_two_models_beside_one_active_run_are_recorded_into_a_run_each(
         mlflow.end_run() if tracker == "mlflow" else active.finish()
     first, second = (recorder.ref for recorder in recorders)
     assert first != second
-    assert f"{first} is recorded by another training: a new run is created" in caplog.text
+    assert f"{first} belongs to another training run: creating a new run" in caplog.text
     for recorder, model in zip(recorders, models, strict=True):
         (place,) = recorder.whole_runs()
         last = weights_in(place)[4]
@@ -353,7 +353,7 @@ def test_so_it_is_where_the_earlier_training_was_another_process(run):
     done, _ = run_script(run, 4, every=2, shape={"n_blocks": 3})
     assert done.returncode == 1
     assert "RunTakenError" in done.stderr
-    assert "give this one a run of its own" in done.stderr
+    assert "give this one a separate run" in done.stderr
 
 
 def test_so_it_is_in_a_spool_that_a_script_names_the_same_at_every_run():
@@ -374,7 +374,7 @@ def test_the_same_training_begun_again_or_resumed_continues_its_run(run, caplog)
     watched(make_model(), run=run)
     before = weights_in(run)
     again = watched(make_model(), run=run)
-    assert "captures up to step 4 are in the run already" in caplog.text
+    assert "the run already holds captures up to step 4" in caplog.text
     resumed = watched(make_model(seed=1), range(4, 8), run=run, start_step=4)
     assert (again.captured_steps, resumed.captured_steps) == ([0, 2, 4], [0, 2, 4, 6, 8])
     after = weights_in(run)

@@ -147,10 +147,11 @@ def locks_explained(path: Path) -> Iterator[None]:
         if is_timeout or (isinstance(error, OSError) and error.errno not in _NOT_THERE):
             raise
         raise ConfigError(
-            f"the file system of {path.parent} has no file locks ({error}), which keep two "
-            "processes apart: choose a directory on a local disk (spool=/tmp/..., "
-            "tracking_uri=sqlite:////tmp/.../mlflow.db, hydra.sweep.dir=...), or mount it with "
-            "locks"
+            f"the file system of {path.parent} has no file locks ({error}), which "
+            "protect files from two processes at once: choose a directory on a "
+            "local disk (spool=/tmp/..., "
+            "tracking_uri=sqlite:////tmp/.../mlflow.db, hydra.sweep.dir=...), or "
+            "mount it with locks"
         ) from error
 
 

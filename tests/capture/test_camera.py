@@ -91,7 +91,7 @@ def test_a_forward_that_takes_only_the_users_rows_is_left_alone(caplog):
 
     captures = looked_at(make_probe(VOCAB, T, text_ids=range(T)), forward=forward)
     assert captures[1].arrays["blocks.0.attn.pattern"].shape[0] == 2
-    assert "does not take more rows than the 2 of the probe" in caplog.text
+    assert "cannot run more than the 2 drawn rows of the probe" in caplog.text
 
 
 # -- which -----------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_what_is_chosen_gets_the_whole_budget():
             {"autocast": "bfloat16"},
             "autocast is a torch dtype, like torch.bfloat16; got 'bfloat16'",
         ),
-        ({"forward": "forward"}, "forward is a function that calls the model"),
+        ({"forward": "forward"}, "forward must be a function that calls the model"),
         ({"pooling": 3}, "pooling must be one of sample, mean, rms, .* got 3"),
         ({"pooling": {"mlp.*": "median"}}, "got {'mlp.*': 'median'}"),
     ],

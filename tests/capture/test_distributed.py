@@ -174,7 +174,8 @@ def test_a_full_disk_on_one_process_stops_neither(two_processes):
 def test_split_layers_whose_heads_cannot_be_told_are_refused_on_each_process(two_processes):
     for report in two_processes[0]:
         assert (
-            "split over processes (tensor parallelism), and which of them has" in report["refused"]
+            "split over processes (tensor parallelism), and it is unknown which process has"
+            in report["refused"]
         )
         assert "tracker-viz backfill" in report["refused"]
 

@@ -192,7 +192,7 @@ def test_what_a_tokenizer_returns_is_a_probe():
         (torch.zeros(0, 4, dtype=torch.int64), r"got shape \(0, 4\)"),
         ([[1]], "a probe of one token"),
         ([[1, 2], [1]], r"rows of equal length; got list \(expected sequence of length 2"),
-        (["a text"], "this is text; give what the model's tokenizer makes of it"),
+        (["a text"], "this is text; tokenize it with the model's tokenizer first"),
         ([], r"got shape \(1, 0\)"),
         (
             torch.zeros(1, 4, dtype=torch.int64, device="meta"),
@@ -211,7 +211,7 @@ def test_what_is_no_batch_of_token_ids_is_refused(ids, message):
     [
         (
             lambda: make_probe(10, 64),
-            "a period of 16 different tokens needs as many to choose from; token_range leaves 10",
+            "16 distinct tokens needs at least as many allowed tokens; token_range leaves 10",
         ),
         (
             lambda: make_probe(100, 64, length=65),

@@ -55,7 +55,7 @@ def test_weights_that_cannot_be_read_are_left_out_with_the_reason_and_attention_
     assert not any("w_gate" in name or "w_down" in name for name in capture.arrays)
     (said,) = capture.model["found"]["left_out"]
     assert said.startswith("weights mlp.w_gate, mlp.w_down: ")
-    assert "WithoutAMatrix does not run by itself: expected a batch of the model's own" in said
+    assert "WithoutAMatrix cannot run by itself: expected a batch of the model's own" in said
 
 
 def test_an_adapter_around_a_quantized_layer_is_added_to_what_it_dequantizes_to():

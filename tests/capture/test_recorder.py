@@ -171,7 +171,7 @@ def test_a_counter_that_begins_anew_with_every_epoch_is_noticed(caplog):
     recorder.close()
     assert caplog.text.count("step went back from 5 to 0") == 1
     assert (
-        "the next is taken at step 7; give a counter that goes on from epoch to epoch"
+        "the next capture is at step 7; pass a counter that does not restart each epoch"
         in caplog.text
     )
     assert [capture.step for capture in captures] == [0, 4, 6]
@@ -220,7 +220,7 @@ def test_the_governor_leaves_out_due_steps_and_says_so(caplog):
     assert captures[-1].step == 200
     assert 3 <= len(captures) <= 6
     assert governor.overhead <= 0.12
-    assert caplog.text.count("leaving out") == 1  # once is enough
+    assert caplog.text.count(": skipping ") == 1  # once is enough
     left_out = f"{len(captures)} captures ({201 - len(captures)} due steps left out) took "
     assert left_out in caplog.text
     assert caplog.text.count("max_overhead is 10 % or free_s=0 s in all, whichever is more") == 2
@@ -309,9 +309,9 @@ def test_steps_that_were_chosen_by_hand_are_kept_and_their_price_is_said_once(ca
             recorder.step(step)
         recorder.close()
     assert [capture.step for capture in captures] == list(range(0, 101, 5))
-    prices = [line for line in caplog.messages if "the steps that you chose are kept" in line]
+    prices = [line for line in caplog.messages if "all chosen steps are captured" in line]
     assert len(prices) == 1
-    assert "max_overhead=0.02 would leave out some" in prices[0]
+    assert "max_overhead=0.02 would skip some" in prices[0]
     assert "21 captures took 45 % of the wall time, 80.0 s (no limit)" in caplog.text
 
 
@@ -532,7 +532,7 @@ def test_layers_added_in_training_are_found(caplog):
     train(model, recorder, 1, first=2)
     assert [capture.model["n_blocks"] for capture in captures] == [2, 2, 3]
     assert "blocks.2.attn.pattern" in captures[2].arrays
-    assert "the model has other parameters than before" in caplog.text
+    assert "the model's parameters were replaced" in caplog.text
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -622,7 +622,7 @@ def test_a_metric_that_is_no_number_costs_itself_only(caplog):
         (
             lambda: record(tiny(), "To be or not", Schedule.every(1), print),
             ProbeError,
-            "this is text; give what the model's tokenizer",
+            "this is text; tokenize it with the model's tokenizer",
         ),
         (
             lambda: recorded(nn.LazyLinear(3), Schedule.every(1)),
@@ -643,7 +643,7 @@ def test_a_probe_whose_attention_would_fill_the_memory_is_refused_before_trainin
     recorded(tiny(2), Schedule.every(1))
     with pytest.raises(
         ProbeError,
-        match=f"probe of 2 rows of {T} tokens takes more than .* fewer rows, or fewer tokens",
+        match=f"probe of 2 rows of {T} tokens needs more than .* fewer rows, or fewer tokens",
     ):
         recorded(tiny(3), Schedule.every(1))
 

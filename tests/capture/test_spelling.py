@@ -76,7 +76,7 @@ def test_without_a_tokenizer_all_ids_are_drawn():
 def test_a_decode_that_never_gives_text_is_named_once_and_its_error_with_it(caplog):
     probe = make_probe(PADDED, 16, text_ids=range(16), decode=lambda: "x")
     assert probe.rows[1].tokens == tuple(map(str, range(16)))
-    assert "decode gives no text for any token" in caplog.text
+    assert "decode returned no text for any token" in caplog.text
     assert "TypeError" in caplog.text
 
 

@@ -488,7 +488,7 @@ def test_a_tracker_that_takes_no_alarm_still_gets_the_captures(
     with Outbox(tmp_path / "spool", [there], name="a") as outbox:
         outbox.submit(alarming(8))
     assert steps_at(outbox.runs[0]) == [8]
-    assert "an alarm of step 8 is not told" in caplog.text
+    assert "the alarm of step 8 could not be sent" in caplog.text
 
 
 def test_an_alarm_that_is_damaged_is_left_out_and_its_capture_is_not(tmp_path, there, caplog):

@@ -100,7 +100,7 @@ def test_a_spool_that_was_deleted_in_mid_run_is_made_again_with_its_destinations
         outbox.submit(make_capture(1))
         report = outbox.close(timeout_s=0.3)
     assert not report.complete
-    assert "was deleted, with the captures" in caplog.text
+    assert "was deleted, with all captures" in caplog.text
     assert push(tmp_path / "spool").complete
     run = only_run(tmp_path / "there")
     assert steps_at(run) == [1]

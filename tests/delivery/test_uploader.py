@@ -158,13 +158,13 @@ def test_of_two_trainings_in_one_run_at_the_same_time_one_is_refused(tmp_path, c
     second.submit(make_capture(2, seed=9))
     report = second.close()
     assert not report.complete
-    assert "a run of its own" in report.deliveries[0].error
+    assert "a separate run" in report.deliveries[0].error
     assert steps_at(shared) == [0, 1]
     assert shared.missing(first.written.values()) == []
     assert steps_at(second.run) == [0, 2], "nothing is lost"
 
     again = push(tmp_path / "spool-2")
-    assert "a run of its own" in again.deliveries[0].error, "push does not overwrite it either"
+    assert "a separate run" in again.deliveries[0].error, "push does not overwrite it either"
     assert shared.missing(first.written.values()) == []
 
 

@@ -216,7 +216,7 @@ def test_a_run_cannot_point_outside_its_checkpoints(tmp_path, run, name):
 
 def test_other_and_damaged_files_are_no_checkpoints(tmp_path):
     safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ConfigError, match="is a safetensors file, but no checkpoint"):
+    with pytest.raises(ConfigError, match="is a safetensors file, but not a checkpoint"):
         read(tmp_path / "other.safetensors")
     write(checkpoint(), tmp_path / "cut.safetensors")
     whole = (tmp_path / "cut.safetensors").read_bytes()

@@ -246,7 +246,7 @@ def test_a_second_training_in_a_run_of_the_users_is_kept_apart(tmp_path, caplog)
     assert str(first) == f"mlflow:{theirs.info.run_id}"
     assert callback.watcher.ref != first
     assert [steps_of(run) for run in mlflow_runs()] == [[0, 3, 6]] * 2
-    assert caplog.text.count("recorded in a run of its own") == 1
+    assert caplog.text.count("recorded in a separate run") == 1
 
 
 def test_the_callback_can_be_copied_and_sent_after_training_began(tmp_path):

@@ -136,7 +136,7 @@ def test_the_loggers_own_server_is_found_whatever_the_process_is_set_to(tmp_path
     ("name", "message"),
     [
         ("decode", r"the decoder: one of \['decoder'\]; got 'decode'"),
-        (None, "has no forward of its own"),
+        (None, "has no forward that takes token ids"),
     ],
 )
 def test_the_part_that_is_the_decoder_must_be_named_where_the_module_cannot_be_called(
@@ -154,7 +154,7 @@ def test_without_a_tracker_among_the_loggers_captures_stay_on_this_machine(
     fit(logger and logger(tmp_path), callback)
     assert callback.watcher.ref.scheme == "local"
     assert [capture.step for capture in tv.load_captures(callback.watcher.ref)] == [0, 4, 8, 12]
-    assert caplog.text.count("hold no captures: they stay on this machine") == 1
+    assert caplog.text.count("cannot hold captures: they stay on this machine") == 1
 
 
 @pytest.mark.parametrize("switch", ["fast_dev_run", "barebones"])

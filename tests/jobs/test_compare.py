@@ -222,7 +222,7 @@ def test_the_video_has_one_picture_for_every_point_at_which_any_run_was_captured
         ),
         (
             ["runs=[local:a,local:b]", "base_url=http://x"],
-            "base_url is an option of wandb, and none of these runs is there",
+            "base_url is an option of wandb, and none of these runs is stored there",
         ),
         (["runs=[local:a,local:b]", "theme=blue"], "unknown theme 'blue'; known: dark, light"),
         (
@@ -265,7 +265,7 @@ def test_runs_of_different_probes_are_refused_with_what_differs(tracker_viz, run
     assert result.code == 2
     assert "24 tokens" in result.err
     assert "in seed=0, seed=1" in result.err
-    assert "attention maps cannot stand side by side" in result.err
+    assert "attention maps and scores are not comparable" in result.err
 
 
 def test_python_takes_no_single_run_for_a_list(runs):

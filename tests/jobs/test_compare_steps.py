@@ -111,7 +111,7 @@ def test_steps_that_are_no_two_captures_are_refused_with_what_there_is(
 def test_options_of_whole_runs_are_refused_beside_steps(tracker_viz, runs):
     result = tracker_viz("compare", f"runs=[{runs[0]}]", "steps=[0,5]", "order=matched")
     assert result.code == 2
-    assert "order says nothing about them; leave it out" in result.err
+    assert "order does not apply to them; leave it out" in result.err
 
 
 def test_captures_of_different_probes_are_refused_with_the_way_to_the_same(runs, tmp_path):

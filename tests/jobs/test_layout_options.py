@@ -249,7 +249,7 @@ def typed(value):
         ),
         (
             "name: mine\npanels: [{panel: head}, {panel: attention}]",
-            "layout 'mine': one head has the picture to itself, but for scores",
+            "layout 'mine': a panel 'head' can only be combined with scores",
         ),
     ],
 )
@@ -290,7 +290,7 @@ def test_a_layouts_name_is_one_that_every_tracker_takes(name):
 def test_one_head_has_the_picture_to_itself_but_for_scores():
     assert len(Layout(name="mine", panels=(Scores(), LargeHead(), Scores())).panels) == 3
     for others in ((Attention(),), (LargeHead(block=1),)):
-        with pytest.raises(ConfigError, match="one head has the picture to itself"):
+        with pytest.raises(ConfigError, match="a panel 'head' can only be combined with scores"):
             Layout(name="mine", panels=(LargeHead(), *others))
 
 

@@ -207,9 +207,9 @@ def test_render_of_several_runs_is_a_multirun(tracker_viz, run):
             "give run=<RunRef>, or sweep=<RunRef of the parent> for all runs of a sweep; got none",
         ),
         (["render", "run=local:a", "sweep=local:b"], 2, "got both"),
-        (["render", "-m", "sweep=local:nowhere"], 1, "is no run: expected a directory"),
+        (["render", "-m", "sweep=local:nowhere"], 1, "is not a run: expected a directory"),
         (["render", "run=demo"], 2, "a run must look like one of mlflow:<run_id>"),
-        (["render", "run=local:nowhere"], 1, "is no run: expected a directory"),
+        (["render", "run=local:nowhere"], 1, "is not a run: expected a directory"),
         (
             ["render", "run=local:nowhere", "layout=haeds"],
             2,
@@ -263,7 +263,7 @@ def test_a_directory_of_captures_without_their_index_says_so(tracker_viz, tmp_pa
     captures = tmp_path / "copied" / "captures"
     write_captures([0, 10], captures)
     result = tracker_viz("render", f"run=local:{captures}", "upload=false")
-    assert (result.code, "name the directory above" in result.err) == (1, True), result.err
+    assert (result.code, "use its parent directory" in result.err) == (1, True), result.err
     result = tracker_viz("render", f"run=local:{captures.parent}", "upload=false")
     assert result.err == (
         "there is no capture to draw: its captures/ has 2 files and no index of them; "

@@ -95,8 +95,8 @@ def test_a_run_without_a_video_is_shown_itself_with_the_command_that_makes_one(
     without = tracker_viz("ui", f"run={run.ref}")
     assert without.out.splitlines()[-1] == run.url()
     assert (
-        "has no overview.webm among its files: here is its page. If no video is there yet, this "
-        "makes one" in without.out
+        "has no file overview.webm: here is its page. To make its video, from any directory:"
+        in without.out
     )
     assert f"\n  tracker-viz render run={run.ref}\n" in without.out
     (run.directory / "overview.webm").write_bytes(b"a video")

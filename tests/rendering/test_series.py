@@ -113,7 +113,7 @@ def test_no_captures_and_two_of_one_step_are_errors(small_run):
 def test_a_capture_that_is_of_another_step_than_its_name_says_is_refused(synthetic, tmp_path):
     written = synthetic.write_capture(tmp_path, capture(7, a=[1]))
     path = written.path.rename(tmp_path / "step-00000008.safetensors")
-    with pytest.raises(RenderError, match="inside that it is step 7"):
+    with pytest.raises(RenderError, match="contains step 7"):
         Series(
             [CapturePath(CaptureRef(8, path.name, written.ref.nbytes, written.ref.sha256), path)]
         )

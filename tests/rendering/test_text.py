@@ -94,7 +94,7 @@ def test_one_line_says_what_to_install_where_nothing_has_the_letters_and_a_box_i
     drawn(small_run, f"run {IN_NO_FONT[0]} two")
     (said,) = caplog.records
     assert said.getMessage().startswith(
-        f"no font here has {IN_NO_FONT}: boxes stand for such letters. "
+        f"no installed font has {IN_NO_FONT}, so they appear as boxes. "
     )
     assert text_coverage(IN_NO_FONT, 30)[0].max() > 0.5
 

@@ -166,6 +166,6 @@ def test_nothing_is_unpacked_that_came_packed_unasked(server, tmp_path):
     server.headers = {"Content-Encoding": "gzip"}
     server.body = gzip.compress(b"\0" * (16 << 20))
     server.n_bytes = len(server.body)
-    with pytest.raises(TrackerError, match="came compressed"):
+    with pytest.raises(TrackerError, match="arrived compressed"):
         server.open_run().get_file("overview.webm", tmp_path)
     assert list(tmp_path.iterdir()) == []

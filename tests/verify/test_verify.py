@@ -211,11 +211,11 @@ def another_shape():
         (
             {"checkpoints": None, "model": None},
             ConfigError,
-            "no checkpoint to resume from .* name its checkpoints",
+            "no checkpoint to resume from .* pass checkpoints=",
         ),
         ({"ablation": "max"}, ConfigError, "unknown ablation 'max'"),
         ({"steps": "last"}, ConfigError, "steps must be a list of steps or null; got 'last'"),
-        ({"steps": []}, ConfigError, "steps names checkpoints to measure"),
+        ({"steps": []}, ConfigError, "steps must name at least one checkpoint to measure"),
         ({"rows": {"text": [[1, 2]]}}, ConfigError, "rows must be HeldOutRows or"),
         (
             {"rows": {"repeated": [[1, 2, 1, 2, 1, 99], [1, 2, 1, 2, 1, 2]]}},
@@ -302,5 +302,5 @@ def test_a_second_verification_measures_nothing_again(recorded, monkeypatch):
 
 
 def test_the_reference_of_an_unknown_run_is_told(tmp_path):
-    with pytest.raises(RunNotFoundError, match="is no run"):
+    with pytest.raises(RunNotFoundError, match="is not a run"):
         tv.verify(RunRef("local", str(tmp_path / "nothing")))

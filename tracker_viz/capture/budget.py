@@ -251,7 +251,8 @@ class Budget:
             if cut[name] < whole[name]:
                 parts.append(f"{cut[name]} of {whole[name]} {names.get(name, name)}")
         log.info(
-            "to fit max_mb=%g captures keep the attention of %s; all heads are scored on all of it",
+            "to fit max_mb=%g, captures keep the attention of %s; scores still "
+            "cover all heads, rows and positions",
             self.max_mb,
             ", ".join(parts),
         )
@@ -261,8 +262,8 @@ class Budget:
             return
         self._routers_were_said = True
         log.info(
-            "to fit max_mb=%g captures keep the routers of %d of %d blocks, token by token; all "
-            "experts are scored on all tokens",
+            "to fit max_mb=%g, captures keep the routers of %d of %d blocks "
+            "token by token; scores still cover all experts and tokens",
             self.max_mb,
             n_kept,
             n_there,

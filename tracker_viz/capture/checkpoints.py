@@ -200,7 +200,9 @@ def _shapes_in(path: Path) -> dict[str, Tensor]:
                 for name in file.keys()  # noqa: SIM118
             }
     except (OSError, safetensors.SafetensorError) as error:
-        raise CaptureError(f"checkpoint {path} is no whole safetensors file ({error})") from error
+        raise CaptureError(
+            f"checkpoint {path} is not a whole safetensors file ({error})"
+        ) from error
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     raise MissingDependencyError(
-        "looking into a model needs torch, which is not installed; drawing and comparing do "
-        "without. Install it with: pip install 'tracker-viz[torch]'"
+        "capturing a model needs torch, which is not installed (rendering and "
+        "comparing do not need it). Install it with: pip install "
+        "'tracker-viz[torch]'"
     ) from error

@@ -230,7 +230,7 @@ class Recorder:
         try:
             self._hand_on(replace(held, metrics=_numbers(metrics)))
         except Exception:
-            log.exception("could not hand on the capture of step %d; training goes on", held.step)
+            log.exception("could not queue the capture of step %d; training goes on", held.step)
 
     def _capture_timed(self, step: int, call: _Call) -> None:
         _wait_for(self.camera.device)
@@ -282,15 +282,14 @@ class Recorder:
         )
         if governor.limit is None:
             log.warning(
-                "%s, and all the steps that you chose are kept; max_overhead=%g would leave out "
-                "some",
+                "%s, and all chosen steps are captured; max_overhead=%g would skip some",
                 price,
                 CostLimit().max_overhead,
             )
         else:
             log.warning(
-                "%s; %s: leaving out %d due steps, the next capture is at step %s, and so on while "
-                "they take that long",
+                "%s; %s: skipping %d due steps, the next capture is at step %s; "
+                "this repeats while captures take that long",
                 price,
                 governor.limit,
                 n_left_out,
@@ -377,9 +376,9 @@ class _LoopCounter:
         """Warn, at the first such step, that the loop's counter went back."""
         if not self._went_back and distributed.is_main_process():
             log.warning(
-                "step went back from %d to %d: captures are numbered by the optimizer steps of the "
-                "whole training, and the next is taken at step %d; give a counter that goes on "
-                "from epoch to epoch",
+                "step went back from %d to %d: captures are numbered by the "
+                "optimizer steps of the whole run, so the next capture is at "
+                "step %d; pass a counter that does not restart each epoch",
                 before,
                 step,
                 next_call,

@@ -50,8 +50,9 @@ class Speller:
         texts = tuple(map(self, tokens))
         if tokens and not any(map(self.knows, tokens)):
             log.warning(
-                "decode gives no text for any token of a row of the probe (%s), so their ids are "
-                "shown: it is called with one id, then with a list of one",
+                "decode returned no text for any token of a probe row (%s), so "
+                "ids are shown; it is called with one id, then with a list of "
+                "one id",
                 self._first_error or "empty text",
             )
         return texts

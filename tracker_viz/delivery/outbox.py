@@ -274,12 +274,12 @@ class Outbox:
             self._spool.note_state(state)
         except OSError as error:
             log.error(
-                "that the run is %s could not be noted in %s: %s", state, self.directory, error
+                "the run's state (%s) could not be saved in %s: %s", state, self.directory, error
             )
 
     def _unfinished(self, lost: tuple[int, ...]) -> Report:
         log.warning(
-            "the end was not waited for; what is not uploaded is kept in %s: %s",
+            "did not wait for the uploads; the rest is kept in %s. Upload it with: %s",
             self.directory,
             self._spool.push_command,
         )
@@ -345,7 +345,8 @@ def _drain_at_exit(outbox: weakref.ref[Outbox]) -> Callable[[], None]:
             return
         left._writer.stop(left._max_stall_s)
         log.warning(
-            "training ended without close(); what is not uploaded is kept in %s: %s",
+            "training ended without close(); captures that were not uploaded are "
+            "kept in %s. Upload them with: %s",
             left.directory,
             left._spool.push_command,
         )

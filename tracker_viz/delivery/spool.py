@@ -336,8 +336,8 @@ class Spool:
             same = [each for each in known.values() if each.scheme == wanted.scheme]
             if len(same) > 1:
                 raise ConfigError(
-                    f"{self.directory} has {len(same)} destinations of the tracker "
-                    f"{wanted.scheme!r}; into= can take the place of one only"
+                    f"{self.directory} has {len(same)} destinations of the "
+                    f"tracker {wanted.scheme!r}; into= can replace only one"
                 )
             if not known:
                 # The spool is the run itself, which keeps what it has.

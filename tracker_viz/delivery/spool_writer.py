@@ -126,7 +126,7 @@ class SpoolWriter:
         self._thread.join(timeout_s)
         if self.n_waits > 1:
             log.warning(
-                "training waited %d times for captures to be written, %.1f s in all",
+                "training waited %d times for captures to be written, %.1f s in total",
                 self.n_waits,
                 self.waited_s,
             )
@@ -205,8 +205,8 @@ class SpoolWriter:
         except BaseException:
             if not self._prepare_failed:
                 log.exception(
-                    "captures cannot be scored and cut to their budget, first at step %d; they are "
-                    "kept as they were taken",
+                    "captures cannot be scored and reduced to their budget, "
+                    "first at step %d; they are kept in full",
                     raw.step,
                 )
             self._prepare_failed = True
@@ -225,7 +225,7 @@ class SpoolWriter:
                 if capture is raw:
                     raise
                 log.exception(
-                    "the scored capture of step %d cannot be stored; it is kept as it was taken",
+                    "the scored capture of step %d cannot be stored; the unscored capture is kept",
                     raw.step,
                 )
                 return self._written(raw, queued)
@@ -259,8 +259,8 @@ class SpoolWriter:
         except OSError:
             return False
         log.error(
-            "the spool %s was deleted, with the captures that were not uploaded yet; it is made "
-            "again for those that come",
+            "the spool %s was deleted, with all captures that were not uploaded "
+            "yet; it is created again for later captures",
             self._spool.directory,
         )
         return True

@@ -143,7 +143,7 @@ class Transfer:
         damaged = sorted(ref.step for ref in gone if ref in missing)
         for step in damaged:
             log.warning(
-                "%s has the capture of step %d damaged, and the spool no longer has it",
+                "%s has a damaged capture of step %d, and the spool no longer has a copy",
                 self.destination.name,
                 step,
             )
@@ -188,7 +188,7 @@ class Transfer:
         except TransientTrackerError:
             raise
         except TrackerVizError as error:
-            log.warning("%s is not put below the sweep's run: %s", run.ref, error)
+            log.warning("%s could not be put below the sweep's parent run: %s", run.ref, error)
 
     def send(self, run: Run, chunk: Sequence[CaptureRef]) -> Sent:
         """Send captures and their metrics. Where the run is offline, the captures stay in the
@@ -259,8 +259,9 @@ class Transfer:
         for ref in run.list_captures():
             if ref.step in steps and ref not in known:
                 raise TrackerError(
-                    f"{run.ref} has a capture of step {ref.step} from another training, and two "
-                    "trainings would overwrite each other's: give this one a run of its own"
+                    f"{run.ref} has a capture of step {ref.step} from another "
+                    "training run, and the two would overwrite each other: give "
+                    "this one a separate run"
                 )
 
     def _put(self, run: Run, refs: Sequence[CaptureRef]) -> None:
@@ -299,8 +300,8 @@ class Transfer:
                 self.journal.note_metrics(waiting)
             return
         log.info(
-            "%d chart points are with the client of %s, which sends them until the run ends; if it "
-            "is killed before: %s",
+            "%d chart points are queued in the client of %s, which sends them "
+            "before the run ends; if it is killed first, run: %s",
             len(waiting),
             self.destination.name,
             self._spool.push_command,
@@ -327,7 +328,9 @@ class Transfer:
         except TransientTrackerError:
             raise
         except TrackerVizError as error:
-            log.warning("an alarm of step %d is not told to %s: %s", ref.step, run.ref, error)
+            log.warning(
+                "the alarm of step %d could not be sent to %s: %s", ref.step, run.ref, error
+            )
 
     def _names_of_loop(self) -> frozenset[str]:
         """Return the metrics that a run which is not ours has already, from the user's logger."""

@@ -320,7 +320,7 @@ class Uploader:
             self._changed.notify_all()
         if was_well:
             log.warning(
-                "%s is away (%s); captures wait in %s and go up when it is back",
+                "%s is away (%s); captures wait in %s and are uploaded when it is back",
                 self._place(error),
                 error,
                 self._spool.directory,
@@ -363,7 +363,7 @@ class Uploader:
             self._changed.notify_all()
         if before is not State.STARTING:
             log.error(
-                "uploading to %s stopped: %s. Captures are kept in %s; once that is fixed: %s",
+                "uploading to %s stopped: %s. Captures are kept in %s; after fixing this, run: %s",
                 self.name,
                 error,
                 self._spool.directory,

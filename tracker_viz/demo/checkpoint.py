@@ -81,9 +81,7 @@ def read(path: Path) -> Checkpoint:
         with safetensors.safe_open(str(path), framework="pt") as file:
             text = (file.metadata() or {}).get(_METADATA_KEY)
             if text is None:
-                raise ConfigError(
-                    f"{path} is a safetensors file, but no checkpoint that train.py wrote"
-                )
+                raise ConfigError(f"{path} is a safetensors file, but not a checkpoint of train.py")
             description = CheckpointDescription.read(text, path)
             names = list(file.keys())
             tensors = {name: file.get_tensor(name) for name in names}

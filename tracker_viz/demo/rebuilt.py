@@ -64,9 +64,9 @@ def _downloaded(run: FileStore, step: int, newest: Checkpoint, directory: Path) 
     except TrackerError as error:
         every = newest.config.get("trainer", {}).get("checkpoint_every")
         raise ConfigError(
-            f"the run has no checkpoint of step {step}; it has the last one, of step "
-            f"{newest.step}, and of the others, one every {every} steps, those that were uploaded "
-            "in time"
+            f"the run has no checkpoint of step {step}; it has the last one, of "
+            f"step {newest.step}, and of those saved every {every} steps the ones "
+            "that were uploaded in time"
         ) from error
 
 

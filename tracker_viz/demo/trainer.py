@@ -321,6 +321,6 @@ def _check_shapes(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
         there, here = stored.get(name), present.get(name)
         if there != here:
             raise ConfigError(
-                f"the checkpoint is of another model: {name} is {there} there and {here} here; "
-                "leave out model overrides"
+                f"the checkpoint is from another model: its {name} is {there}, "
+                f"not {here}; remove the model overrides"
             )

@@ -117,9 +117,10 @@ def _reported_to(args: TrainingArguments, name: str | None, trial: Mapping[str, 
     if not reported:
         others = ", ".join(wanted) or "no tracker"
         log.warning(
-            "the Trainer reports to %s: captures stay on this machine, in the spool; "
-            "tv.render(callback.watcher) draws them, and report_to='mlflow' or 'wandb', or "
-            "TrackerVizCallback(run='mlflow'), puts them into a run",
+            "the Trainer reports to %s: captures stay on this machine, in the "
+            "spool. Draw them with tv.render(callback.watcher). To upload them "
+            "to a run, use report_to='mlflow' or 'wandb', or "
+            "TrackerVizCallback(run='mlflow')",
             others,
         )
     for scheme in reported:
@@ -130,5 +131,5 @@ def _reported_to(args: TrainingArguments, name: str | None, trial: Mapping[str, 
             if tracker.active_run() is None:
                 tracker.start_live_run(name, trial)
         except TrackerError as error:
-            log.warning("captures get a run of their own in %s: %s", scheme, error)
+            log.warning("captures get a separate run in %s: %s", scheme, error)
     return reported

@@ -118,9 +118,10 @@ class SweepCallback(Callback):
         named = named_trackers(config) if chosen is None else read_trackers(chosen)
         if not named:
             log.warning(
-                "%s: the sweep's parent run is created beside the first run that is recorded. To "
-                "choose the tracker, write 'tracker: mlflow' or 'tracker: wandb' beside the "
-                "_target_ of the SweepCallback",
+                "%s: the sweep's parent run is created in the tracker of the "
+                "first recorded run. To choose the tracker, write 'tracker: "
+                "mlflow' or 'tracker: wandb' next to the _target_ of the "
+                "SweepCallback",
                 "the config names no tracker" if chosen is None else f"no tracker in {chosen!r}",
             )
         return named
@@ -165,7 +166,7 @@ def _end_parent(parent: Run, options: Mapping[str, Any], state: RunState) -> Non
         n_runs = len(parent.children())
         page = put_sweep_page(parent.ref, tracker_options={parent.ref.scheme: options})
     except TrackerVizError as error:
-        log.warning("the sweep's run %s got no page of its videos: %s", parent.ref, error)
+        log.warning("the sweep's run %s has no page of its videos: %s", parent.ref, error)
         n_runs, page = None, None
     if page:
         log.info("the videos of its runs, in step: %s", page)
@@ -176,8 +177,8 @@ def _end_parent(parent: Run, options: Mapping[str, Any], state: RunState) -> Non
         log.warning("the sweep's run %s could not be ended: %s", parent.ref, error)
     if n_runs == 0:
         log.warning(
-            "no run of this sweep is below %s: its jobs recorded none there (watch(), or a "
-            "callback of a Trainer, records them)",
+            "no run of this sweep is below %s: its jobs recorded none there "
+            "(call watch(), or use a Trainer callback)",
             parent.ref,
         )
         return

@@ -103,15 +103,16 @@ class TrackerVizCallback(pl.Callback):
         parts = [name for name, _ in pl_module.named_children()]
         if self.model is not None and self.model not in parts:
             raise ConfigError(
-                f"model= names the part of {type(pl_module).__name__} that is the decoder: one of "
-                f"{parts}; got {self.model!r}"
+                f"model= must name the attribute of {type(pl_module).__name__} "
+                f"that is the decoder: one of {parts}; got {self.model!r}"
             )
         if self.model is not None:
             return getattr(pl_module, self.model)
         if type(pl_module).forward is pl.LightningModule.forward:
             raise ConfigError(
-                f"{type(pl_module).__name__} has no forward of its own to call with token ids; "
-                f"name its part that is the decoder, TrackerVizCallback(model=...): one of {parts}"
+                f"{type(pl_module).__name__} has no forward that takes token ids; "
+                "name the attribute that is the decoder, "
+                f"TrackerVizCallback(model=...): one of {parts}"
             )
         return pl_module
 
@@ -139,9 +140,10 @@ def _loggers_runs(trainer: Any) -> tuple[list[Any], dict[str, Any]]:
     if not runs:
         names = ", ".join(type(logger).__name__ for logger in trainer.loggers)
         log.warning(
-            "the Trainer's loggers (%s) hold no captures: they stay on this machine, in the spool; "
-            "tv.render(callback.watcher) draws them, and a WandbLogger, an MLFlowLogger or "
-            "TrackerVizCallback(run='mlflow') puts them into a run",
+            "the Trainer's loggers (%s) cannot hold captures: they stay on this "
+            "machine, in the spool. Draw them with tv.render(callback.watcher). "
+            "To upload them to a run, use a WandbLogger, an MLFlowLogger or "
+            "TrackerVizCallback(run='mlflow')",
             names or "none",
         )
     return runs, tracker_options

@@ -59,7 +59,7 @@ class Recording:
         try:
             self.watcher = watch(model, run=chosen, **options)
         except RunTakenError as error:
-            log.warning("%s. This training is recorded in a run of its own", error)
+            log.warning("%s. This training is recorded in a separate run", error)
             chosen = [_own_run(each, tracker_options) for each in runs]
             self.watcher = watch(model, run=chosen, **options | {"spool": None})
 
@@ -106,7 +106,7 @@ def _apart(run: Any, tracker_options: Mapping[str, Any], taken: Collection[RunRe
     """Return ``run``, or a new run of its tracker where it holds another training."""
     if not taken or _ref_of(run, tracker_options) not in taken:
         return run
-    log.warning("the run holds a training already; this one is recorded in a run of its own")
+    log.warning("the run already holds a training run; this one is recorded in a separate run")
     return _own_run(run, tracker_options)
 
 

@@ -70,8 +70,8 @@ class CompareSettings(TrackerSettings, ComparisonOptions):
             asked = [scheme for scheme in takers if scheme in options]
             if named and not asked:
                 raise ConfigError(
-                    f"{name} is an option of {' and '.join(takers)}, and none of these runs is "
-                    f"there: {', '.join(named)}"
+                    f"{name} is an option of {' and '.join(takers)}, and none of "
+                    f"these runs is stored there: {', '.join(named)}"
                 )
             for scheme in asked:
                 options[scheme][name] = value
@@ -121,8 +121,8 @@ def _compare_steps(settings: CompareSettings, steps: Sequence[int | None]) -> No
         unused.append("sweep")
     if unused:
         raise ConfigError(
-            f"with steps two captures are compared, and {', '.join(unused)} says nothing about "
-            "them; leave it out"
+            f"steps= compares two captures, and {', '.join(unused)} does not "
+            "apply to them; leave it out"
         )
     result = pipeline.compare_steps(
         settings.runs,

@@ -47,12 +47,12 @@ def main(settings: PushSettings) -> None:
     print_delivery(report)
     if any(delivery.refused for delivery in report.deliveries):
         raise TrackerError(
-            "not everything could be uploaded, and trying again would not help: see above for what "
-            "does. The captures are kept in the spool"
+            "not everything could be uploaded, and retrying would not help: see "
+            "above for the fix. The captures are kept in the spool"
         )
     if report.command:
         raise TransientTrackerError(
             "not everything could be uploaded; nothing is lost, try again later"
         )
     if not report.deliveries:
-        print("This spool is the run itself; into=<run> sends its captures to a tracker as well.")
+        print("This spool is the run itself; into=<run> also uploads its captures to a tracker.")

@@ -24,7 +24,7 @@ def print_rendered(result: RenderResult) -> None:
             print(f"{each.path.name}: {each.notice}")
     if result.missing_steps:
         print(
-            "Steps that could not be pulled, gaps in the timeline: "
+            "Steps that could not be downloaded (gaps in the timeline): "
             f"{', '.join(map(str, result.missing_steps))}"
         )
     for upload in first.uploads:

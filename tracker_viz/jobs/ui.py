@@ -61,8 +61,8 @@ def main(settings: UiSettings) -> None:
     if artifact and lacks(run, artifact):
         # W&B has videos on the run's page, and not among its files
         print(
-            f"{ref} has no {artifact} among its files: here is its page. If no video is there yet, "
-            "this makes one, from any directory:"
+            f"{ref} has no file {artifact}: here is its page. To make its video, "
+            "from any directory:"
         )
         print(f"  {pipeline.render_command(run)}", flush=True)
         artifact = None
@@ -83,7 +83,7 @@ def lacks(run: Run, artifact: str) -> bool:
         return "/" not in artifact and artifact not in run.list_files()
     except TrackerError as error:
         # The UI may show files of a store that has no credentials here.
-        log.warning("whether %s has %s cannot be seen from here: %s", run.ref, artifact, error)
+        log.warning("could not check whether %s has %s: %s", run.ref, artifact, error)
         return False
 
 

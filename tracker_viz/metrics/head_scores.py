@@ -242,9 +242,9 @@ def _due(patterns: Mapping[int, NDArray[Any]], rows: Sequence[ProbeRow]) -> list
 def _say_that_periods_are_short(period: int) -> None:
     # Cached, so that a run warns once.
     log.warning(
-        "the probe repeats every %d tokens, too few to tell an earlier copy from the tokens "
-        "nearby: there are no induction and duplicate-token scores; give it a period of at least "
-        "%d (rows of %d tokens or more)",
+        "the probe repeats every %d tokens, too few to tell an earlier copy from "
+        "nearby tokens: there are no induction and duplicate-token scores; use a "
+        "period of at least %d (rows of %d tokens or more)",
         period,
         MIN_PERIOD,
         2 * MIN_PERIOD,

@@ -164,7 +164,7 @@ class _Following:
         if time.monotonic() - since_s < seconds_of(self._options.give_up):
             return False
         log.warning(
-            "no new capture for %s: %s counts as ended (give_up=)",
+            "no new capture for %s: treating %s as ended (give_up=)",
             self._options.give_up,
             self._run.ref,
         )
@@ -191,8 +191,9 @@ class _Following:
                 pictures = self._uploaded(version)
             except RunActiveError as error:
                 raise RunActiveError(
-                    f"{error} To see a film while it trains: watch(..., preview='15min') in the "
-                    "training, whose own process then uploads it; or upload=false here"
+                    f"{error} To see a film while it trains, use watch(..., "
+                    "preview='15min') in the training process, which then "
+                    "uploads it; or upload=false here"
                 ) from error
         self._film.note_put(version)
         self._result = RenderResult(tuple(pictures), version.n_captures, ())
@@ -219,8 +220,8 @@ class _Following:
             if every_s and not self._was_slow:
                 self._was_slow = True
                 log.warning(
-                    "this machine is busy: a version took %.0f s, so they come less often than "
-                    "every %s",
+                    "this machine is busy: a version took %.0f s, so versions "
+                    "come less often than every %s",
                     took_s,
                     self._options.every,
                 )

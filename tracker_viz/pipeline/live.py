@@ -203,7 +203,7 @@ def _server(board: _Board, port: int) -> Any:
         from werkzeug.serving import make_server
     except ImportError as error:
         raise MissingDependencyError(
-            f"live serves its page with Flask, which MLflow brings ({error}): pip install flask"
+            f"live needs Flask, which comes with MLflow ({error}): pip install flask"
         ) from error
     app = Flask("tracker_viz", static_folder=None)
     try:

@@ -106,9 +106,7 @@ class Appearance(Options):
         listed = isinstance(format, Sequence) and not isinstance(format, str)
         formats = tuple(dict.fromkeys(format)) if listed else (format,)
         if not formats or formats == (None,):
-            raise ConfigError(
-                f"format names what is made, at least one of {', '.join(FORMATS)}; got none"
-            )
+            raise ConfigError(f"format must name at least one of {', '.join(FORMATS)}; got none")
         for each in formats:
             if each not in FORMATS:
                 raise ConfigError(unknown_name("format", str(each), FORMATS))
@@ -222,7 +220,7 @@ class VerifyOptions(Options):
     @classmethod
     def _check_steps(cls, steps: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if steps == ():
-            raise ConfigError("steps names checkpoints to measure, at least one; got none")
+            raise ConfigError("steps must name at least one checkpoint to measure; got none")
         return steps
 
 

@@ -108,8 +108,8 @@ def find_subject(
     """
     if checkpoints is not None and model is None:
         raise ConfigError(
-            "checkpoints= needs model=: the class and configuration that was saved, or what builds "
-            "it"
+            "checkpoints= needs model=: a model with the class and configuration "
+            "of the checkpoints, or its builder"
         )
     scored_runs, _ = score_runs(
         [run.ref],
@@ -167,8 +167,8 @@ def _trained_by_train_py(
         stored = stored_training(run, options.steps, n_rows=options.n_rows, directory=directory)
     except ConfigError as error:
         raise ConfigError(
-            f"{run.ref}: {error}. For another training name its checkpoints, with "
-            "checkpoints='<glob>', and what builds their model, with model=..."
+            f"{run.ref}: {error}. For a run of other code, pass "
+            "checkpoints='<glob>' and the builder of their model, model=..."
         ) from error
     model = stored.model.to(choose_device(options.device))
     return model, dict(stored.checkpoints), HeldOutRows(stored.repeated, stored.text)
@@ -181,14 +181,15 @@ def _chosen(
     if pattern is None:
         if options.steps is not None and len(options.steps) != 1:
             raise ConfigError(
-                f"the model as it is now is of one step; got steps={list(options.steps)}. Pass "
-                "checkpoints= to measure several"
+                "a model without checkpoints= is of one step; got "
+                f"steps={list(options.steps)}. Pass checkpoints= to measure "
+                "several"
             )
         if options.steps is not None:
             return {options.steps[0]: None}
         if scored is None:
             raise ConfigError(
-                "the run has no captures that say of which step the model is; pass "
+                "the run has no captures, so the model's step is unknown; pass "
                 "steps=[<step>], or checkpoints="
             )
         return {int(scored.compared.series.steps[-1]): None}
@@ -229,8 +230,8 @@ def _default_rows(
     size = vocab_size(model)
     if size is None:
         raise ConfigError(
-            "the model does not say how many tokens it knows; pass rows={'repeated': ids, 'text': "
-            "ids} of your own"
+            "the model's vocabulary size was not found; pass your own "
+            "rows={'repeated': ids, 'text': ids}"
         )
     probe_rows = scored.probe.get("rows", ()) if scored else ()
     like = [row for row in probe_rows if row.get("kind") == "repeated"]
@@ -375,8 +376,9 @@ def _check_weights(run: Run, meter: LossMeter, capture: Capture) -> None:
         difference = np.linalg.norm(here - there.astype(np.float32))
         if not difference <= _SAME_WEIGHTS * np.linalg.norm(here):
             raise ConfigError(
-                f"the checkpoint of step {capture.step} does not belong to {run.ref}: its {name} "
-                "has other values than were captured at that step; is it of another training?"
+                f"the checkpoint of step {capture.step} does not belong to "
+                f"{run.ref}: its {name} has other values than the capture of that "
+                "step; is it from another training run?"
             )
 
 

@@ -246,18 +246,18 @@ class Layout(Options):
     def _check_panels(self) -> Layout:
         others = [panel for panel in self.panels if not isinstance(panel, Scores)]
         alone = (
-            (LargeHead, "one head has"),
-            (Experts, "a mixture has"),
-            (Circuit, "a circuit has"),
-            (Lens, "a lens has"),
+            (LargeHead, "head"),
+            (Experts, "experts"),
+            (Circuit, "circuit"),
+            (Lens, "lens"),
         )
         for kind, what in alone:
             large = [panel for panel in self.panels if isinstance(panel, kind)]
             if large and others != large[:1]:
                 kinds = ", ".join(panel.panel for panel in self.panels)
                 raise ConfigError(
-                    f"layout {self.name!r}: {what} the picture to itself, but for scores; got the "
-                    f"panels {kinds}"
+                    f"layout {self.name!r}: a panel {what!r} can only be combined with scores; "
+                    f"got the panels {kinds}"
                 )
         return self
 

@@ -96,8 +96,7 @@ class Series:
             header = capture_file.read_header(path)
             if header.step != self.steps[index]:
                 raise RenderError(
-                    f"{path.name} says inside that it is step {header.step}; its name and its "
-                    "content must agree"
+                    f"{path.name} contains step {header.step}; its name and its content must agree"
                 )
             if index == 0:
                 self.first = header

@@ -228,11 +228,10 @@ def _said_once(letters: str) -> None:
     import matplotlib
 
     log.warning(
-        "no font here has %s: boxes stand for such letters. On Debian and Ubuntu fonts-noto-cjk "
-        "(Chinese, Japanese, Korean), "
-        "fonts-symbola (emoji) and fonts-noto-core (others) have them; after installing delete "
-        "%s/fontlist*.json, "
-        "in which matplotlib keeps the fonts that it found",
+        "no installed font has %s, so they appear as boxes. On Debian and "
+        "Ubuntu, install fonts-noto-cjk (Chinese, Japanese, Korean), "
+        "fonts-symbola (emoji) or fonts-noto-core (others); then delete "
+        "%s/fontlist*.json, matplotlib's list of fonts",
         letters,
         matplotlib.get_cachedir(),
     )

@@ -38,7 +38,7 @@ def write_bounded(read: Callable[[int], bytes], target: Path, *, max_bytes: int,
             n_bytes += len(chunk)
             check_size(n_bytes, max_bytes=max_bytes, what=what)
             if time.monotonic() > deadline:
-                raise TransientTrackerError(f"{what} comes too slowly: {n_bytes:,} bytes so far")
+                raise TransientTrackerError(f"{what} arrives too slowly: {n_bytes:,} bytes so far")
             file.write(chunk)
 
 

@@ -97,7 +97,7 @@ def _fetch_patiently(run: Run, ref: CaptureRef, directory: Path) -> Path:
             return run.fetch(ref, directory)
         except TransientTrackerError as error:
             log.info(
-                "capture of step %d did not come (%s); asking again in %g s",
+                "could not download the capture of step %d (%s); retrying in %g s",
                 ref.step,
                 error,
                 pause_s,

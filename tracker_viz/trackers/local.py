@@ -101,13 +101,14 @@ class LocalTracker(Tracker):
         ):
             if any(directory.glob("step-*.safetensors")):
                 raise RunNotFoundError(
-                    f"{ref} is no run but a directory of captures: a run keeps them in captures/, "
-                    "and their index in captures/index/; name the directory above"
+                    f"{ref} is a directory of captures, not a run: a run keeps "
+                    "them in captures/, and their index in captures/index/; use "
+                    "its parent directory"
                 )
             raise RunNotFoundError(
-                f"{ref} is no run: expected a directory with run.json or captures/ in it, at "
-                f"{directory}; "
-                "run='local' makes a new one, in the directory that spool= names"
+                f"{ref} is not a run: expected a directory with run.json or "
+                f"captures/ in it, at {directory}; run='local' creates a new one, "
+                "in the directory given by spool="
             )
         return LocalRun(directory, ours=ours)
 

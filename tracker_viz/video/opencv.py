@@ -32,8 +32,9 @@ class OpenCV:
         self._cv2 = cv2 = import_cv2()
         if not hasattr(cv2, "VIDEOWRITER_PROP_PTS"):
             raise EncoderUnavailableError(
-                f"OpenCV {cv2.__version__} cannot say when a frame begins, and 4.11 can: pip "
-                "install --upgrade opencv-python, or opencv-python-headless where that is installed"
+                f"OpenCV {cv2.__version__} cannot report the time of a frame, and "
+                "4.11 can: pip install --upgrade opencv-python, or "
+                "opencv-python-headless if that is installed"
             )
 
     def open(self, path: Path, size: tuple[int, int]) -> _OpenCVSegment:

@@ -68,7 +68,7 @@ def _read(path: Path, width_px: int) -> tuple[list[NDArray[np.uint8]], list[floa
     finally:
         film.release()
     if len(pictures) < 2:
-        raise VideoError(f"{path} is no film that OpenCV can read; draw it again with tv.render")
+        raise VideoError(f"{path} is not a film that OpenCV can read; draw it again with tv.render")
     return pictures[:-1], begins_s
 
 

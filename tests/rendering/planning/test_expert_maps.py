@@ -98,10 +98,10 @@ def test_one_row_of_the_probe_and_fewer_blocks_can_be_asked_for(series_of):
 
 def test_a_run_without_routers_and_blocks_that_do_not_fit_are_errors_that_help(series_of):
     plain = series_of(keep=("expert",), blocks=1)
-    with pytest.raises(LayoutError, match=r"hold none: .* tracker-viz inspect says"):
+    with pytest.raises(LayoutError, match=r"hold none: .* tracker-viz inspect lists"):
         make_plan(LAYOUTS["experts"], plain)
     layout = Layout(name="mine", panels=[{"panel": "experts", "blocks": 40}])
     with pytest.raises(LayoutError, match="40 maps of 64 rows of experts do not fit"):
         make_plan(layout, series_of(blocks=40, experts=64))
-    with pytest.raises(ConfigError, match="a mixture has the picture to itself"):
+    with pytest.raises(ConfigError, match="a panel 'experts' can only be combined with scores"):
         Layout(name="mine", panels=[{"panel": "experts"}, {"panel": "attention"}])

@@ -171,9 +171,9 @@ class LossMeter:
     def _mean(self, block: int, total: _Sum) -> Tensor:
         if total.values is None:
             raise UnsupportedModelError(
-                f"{self._outputs[block].module} was not called with the heads of block {block}: "
-                "its attention multiplies with these weights in another way, where no head can be "
-                "taken out"
+                f"{self._outputs[block].module} was not called with the heads of "
+                f"block {block}: its attention uses these weights in another way, "
+                "so heads cannot be ablated"
             )
         return (total.values / total.count).float()
 
@@ -300,7 +300,8 @@ class _Hook:
         if not isinstance(side_by_side, Tensor) or side_by_side.shape[-1] != width:
             came = getattr(side_by_side, "shape", type(side_by_side).__name__)
             raise UnsupportedModelError(
-                f"{self._outputs.module} must take the {self._outputs.n_heads} heads of block "
-                f"{self._outputs.block} side by side, {width} numbers; it was given {came}"
+                f"{self._outputs.module} must take the {self._outputs.n_heads} "
+                f"heads of block {self._outputs.block} concatenated, {width} "
+                f"values; it got {came}"
             )
         return self._change(side_by_side)

@@ -56,8 +56,9 @@ def find_outputs(model: nn.Module, structure: ModelStructure) -> dict[int, HeadO
         module = model.get_submodule(outputs.module)
         if module in taken:
             raise UnsupportedModelError(
-                f"blocks {taken[module]} and {block} share their output projection "
-                f"({outputs.module}), so a head cannot be taken out of one of them alone"
+                f"blocks {taken[module]} and {block} share their output "
+                f"projection ({outputs.module}), so a head of one of them cannot "
+                "be ablated alone"
             )
         taken[module] = block
         found[block] = outputs
@@ -69,16 +70,16 @@ def _outputs(model: nn.Module, projection: Projection, n_heads: int) -> HeadOutp
     if len(projection.parameters) != 1 or width % n_heads:
         raise UnsupportedModelError(
             f"the output projection of block {projection.block} "
-            f"({', '.join(projection.parameters)}) takes {width} numbers, which are no "
-            f"{n_heads} heads side by side, so no head can be taken out"
+            f"({', '.join(projection.parameters)}) takes {width} inputs, which "
+            f"are not {n_heads} concatenated heads, so heads cannot be ablated"
         )
     name = owner(model, projection.parameters[0])
     parent, _, own_name = name.rpartition(".")
     if isinstance(model.get_submodule(parent), nn.MultiheadAttention) and own_name == "out_proj":
         raise UnsupportedModelError(
-            f"{parent} is an nn.MultiheadAttention, which multiplies with its out_proj inside "
-            "torch, where no head can be taken out; expected an attention that calls its output "
-            "projection as a module, like nn.Linear"
+            f"{parent} is an nn.MultiheadAttention, which applies its out_proj "
+            "inside torch, so heads cannot be ablated; expected an attention "
+            "that calls its output projection as a module, like nn.Linear"
         )
     return HeadOutputs(projection.block, name, n_heads, width // n_heads)
 

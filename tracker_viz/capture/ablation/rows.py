@@ -44,8 +44,8 @@ class HeldOutRows:
                 )
         if not bool(copied_tokens(self.repeated).any(dim=1).all()):
             raise ProbeError(
-                "every repeated row must hold tokens that can be copied: the same span twice or "
-                "more; make them with repeated_rows()"
+                "every repeated row must hold tokens that can be copied: the "
+                "same span at least twice; make them with repeated_rows()"
             )
 
 

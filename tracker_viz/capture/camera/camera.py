@@ -116,8 +116,8 @@ class Camera:
         checks.dtype("autocast", autocast)
         if not callable(self._forward):
             raise ConfigError(
-                "forward is a function that calls the model: lambda model, input_ids: ...; got "
-                f"{forward!r}"
+                "forward must be a function that calls the model: lambda model, "
+                f"input_ids: ...; got {forward!r}"
             )
         # What ``explore`` finds out.
         self._structure: ModelStructure
@@ -183,9 +183,9 @@ class Camera:
         """
         if distributed.is_sharded(self.model) != self.sharded:
             raise CaptureError(
-                "the model was sharded over processes after it was first looked at, so the others "
-                "would not join the probe's pass; call watch after fully_shard "
-                "(accelerator.prepare)"
+                "the model was sharded after watch() inspected it, so other "
+                "processes would not join the probe's forward pass; call watch "
+                "after fully_shard (accelerator.prepare)"
             )
         self._input_ids = self._input_ids.to(self.device)
         written = {}
@@ -199,7 +199,7 @@ class Camera:
                     attention = self._attend(self._input_ids)
             else:
                 log.warning(
-                    "the model has other parameters than before (step %d): looking at it again",
+                    "the model's parameters were replaced (step %d): inspecting it again",
                     step,
                 )
                 attention = self._discover()
@@ -307,8 +307,9 @@ class Camera:
         except Exception as error:  # noqa: BLE001
             # A forward of the user's own may be made for just the rows that they gave.
             log.warning(
-                "the model does not take more rows than the %d of the probe (%s: %s), so heads are "
-                "scored on these alone; score_rows=0 says so beforehand",
+                "the model cannot run more than the %d drawn rows of the probe "
+                "(%s: %s), so heads are scored on these only; score_rows=0 "
+                "avoids this attempt",
                 self.probe.n_drawn,
                 type(error).__name__,
                 error,
@@ -330,8 +331,9 @@ class Camera:
         self.probe = self.probe.with_hidden(most)
         if self.main:
             log.warning(
-                "heads are scored on %d of %d hidden rows of the probe: all of them would be more "
-                "than %d million attention weights a capture; shorter rows are cheaper",
+                "heads are scored on %d of %d hidden rows of the probe: all of "
+                "them would need more than %d million attention weights per "
+                "capture; use shorter rows to score more",
                 self.probe.n_hidden,
                 wanted,
                 MAX_SCORED_ENTRIES // 1_000_000,

@@ -115,7 +115,7 @@ def discover(
     rejected += [why for module, why in unclear.items() if module not in seen_again]
     if not any(per_block) and not any(mixing_calls):
         raise ConfigError(
-            f"none of the blocks {names} attends; attention was seen in "
+            f"none of the blocks {names} has attention; attention was found in "
             f"{sorted({call.module for call in calls})}"
         )
     if blocks is None:
@@ -332,9 +332,10 @@ def _watched_pass(
         calls.append(stored(call, dtype))
         if sum(call.pattern.nbytes for call in calls) > MAX_ATTENTION_BYTES:
             raise ProbeError(
-                f"the attention of a probe of {input_ids.shape[0]} rows of {input_ids.shape[1]} "
-                f"tokens takes more than {MAX_ATTENTION_BYTES >> 30} GiB a capture; give it fewer "
-                "rows, or fewer tokens (128 show what heads do)"
+                f"the attention of a probe of {input_ids.shape[0]} rows of "
+                f"{input_ids.shape[1]} tokens needs more than "
+                f"{MAX_ATTENTION_BYTES >> 30} GiB per capture; use fewer rows, or "
+                "fewer tokens (128 are enough)"
             )
 
     watch = AttentionWatch(stack, input_ids.shape, keep, evidence=evidence)
@@ -357,10 +358,11 @@ def _watched_pass(
         rows, length = input_ids.shape
         what = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise ProbeError(
-            f"the model's forward pass failed on the probe of {rows} rows of {length} tokens: "
-            f"{what}. If the model is called in another way than model(input_ids), pass "
-            "forward=lambda model, input_ids: ...; if the probe is longer than the model's "
-            "context, cut it; if it only runs under autocast, pass autocast=torch.bfloat16"
+            f"the model's forward pass failed on the probe of {rows} rows of "
+            f"{length} tokens: {what}. If the model is not called as "
+            "model(input_ids), pass forward=lambda model, input_ids: ...; if the "
+            "probe is longer than the model's context, cut it; if it only runs "
+            "under autocast, pass autocast=torch.bfloat16"
         ) from error
     if loop.n_rows_seen:
         by_site: dict[Site, list[AttentionCall]] = {}

@@ -33,10 +33,10 @@ def group_of_heads(origins: Origins, block: str, attention: Sequence[str]) -> An
         groups += of_query.values()
     if not queries or len({id(group) for group in groups}) != 1 or groups[0] is _UNKNOWN:
         raise UnsupportedModelError(
-            f"layers of {block} are split over processes (tensor parallelism), and which of them "
-            "has which heads was not seen; parallelize the query, key and value projections by "
-            "ColwiseParallel, or capture the model afterwards from checkpoints that were gathered "
-            "(tracker-viz backfill)"
+            f"layers of {block} are split over processes (tensor parallelism), "
+            "and it is unknown which process has which heads; parallelize the "
+            "query, key and value projections with ColwiseParallel, or capture "
+            "gathered checkpoints afterwards (tracker-viz backfill)"
         )
     return groups[0]
 

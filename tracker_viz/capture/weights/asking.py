@@ -41,7 +41,8 @@ def asked(layer: nn.Module, n_inputs: int, device: torch.device) -> Tensor:
     matrix = torch.cat(columns).t().contiguous()
     if not is_right(layer, matrix):
         raise UnsupportedModelError(
-            f"{type(layer).__name__} is no linear layer: its output is not what its matrix gives"
+            f"{type(layer).__name__} is not a linear layer: its output differs "
+            "from the product with its matrix"
         )
     return matrix
 
@@ -83,5 +84,5 @@ class _Output:
             else:
                 return dtype
         raise UnsupportedModelError(
-            f"{type(self._layer).__name__} does not run by itself: {first_error}"
+            f"{type(self._layer).__name__} cannot run by itself: {first_error}"
         ) from first_error

@@ -74,7 +74,7 @@ def unpacked(layer: Any, device: torch.device) -> Tensor:
             return stored.dequantize()
     shape = packed_shape(layer)
     if shape is None:
-        raise UnsupportedModelError(f"{type(layer).__name__} does not say how wide it is")
+        raise UnsupportedModelError(f"{type(layer).__name__} does not state its width")
     return asked(layer, shape[1], device)
 
 

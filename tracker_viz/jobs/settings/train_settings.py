@@ -164,8 +164,9 @@ def _check_text(trained_with: Mapping[str, Any], typed: Iterable[list[str]]) -> 
     path = data.get("path") if isinstance(data, Mapping) else None
     if path is not None and not any(words in (["data"], ["data", "path"]) for words in typed):
         raise ConfigError(
-            f"the run was trained on the text data.path={path!r}: say which files to go on with, "
-            "data.path=<file, folder or glob>, or data=source for Python's standard library"
+            f"the run was trained on the text data.path={path!r}: choose the "
+            "files to continue with, data.path=<file, folder or glob>, or "
+            "data=source for Python's standard library"
         )
 
 

@@ -75,10 +75,10 @@ def check_probes(runs: Sequence[ScoredRun], labels: Mapping[str, str]) -> list[s
     if len(by_kind) > 1:
         found = [f"{kind} in {first_few(members)}" for kind, members in by_kind.items()]
         raise ConfigError(
-            f"the runs were captured on different probes ({'; '.join(found)}): their attention "
-            "maps cannot stand side by side, and their scores do not measure the same. Compare "
-            "runs of one probe, or capture them again with one probe= (from checkpoints: "
-            "tracker-viz backfill)"
+            f"the runs were captured on different probes ({'; '.join(found)}): "
+            "their attention maps and scores are not comparable. Compare runs "
+            "with the same probe, or capture them again with the same probe= "
+            "(from checkpoints: tracker-viz backfill)"
         )
     notes = _notes_on_scoring(runs, labels)
     first, *others = [_tokens(run.probe) for run in runs]

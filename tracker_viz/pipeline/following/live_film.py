@@ -190,7 +190,7 @@ class LiveFilm:
         if n_frames < 4:
             size = f"{self._most_bytes >> 20} MiB"
             raise VideoError(f"{n_frames} frames have more than {size}: allow more (video.max_mb)")
-        log.info("the film has become long: it shows every second of its captures from here on")
+        log.info("the film is long: from here on it shows every second capture")
         positions = list(range(0, n_frames, 2))
         positions[-1] = n_frames - 1
         self._keep_frames(positions, stride=self._state.stride * 2)

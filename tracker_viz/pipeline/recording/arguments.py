@@ -57,9 +57,9 @@ def chosen_probe(
         return as_probe(probe, decode=decode, vocab_size=size, score_rows=score_rows)
     if size is None:
         raise ConfigError(
-            "the model does not say how many tokens it knows; pass "
-            "probe=tv.make_probe(vocab_size, context_length), or token ids [probe, position] of "
-            "your own"
+            "the model's vocabulary size was not found; pass "
+            "probe=tv.make_probe(vocab_size, context_length), or your own token "
+            "ids [probe, position]"
         )
     length = context_length(model) or learned_positions(model) or cached_positions(model)
     return make_probe(size, length, decode=decode, score_rows=score_rows)

@@ -102,9 +102,9 @@ def _check_first_weights(earlier: EarlierCaptures, first: Capture) -> None:
         ours, theirs = first.arrays[name], there.arrays[name]
         if ours.shape == theirs.shape and not np.array_equal(ours, theirs, equal_nan=True):
             raise RunTakenError(
-                f"{earlier.where} holds captures of another training ({_steps(earlier)}), whose "
-                f"{name} began with other values: to continue that one, pass start_step=; else "
-                f"{_WAY_OUT}",
+                f"{earlier.where} holds captures of another training run "
+                f"({_steps(earlier)}), whose {name} started with other values: to "
+                f"continue that one, pass start_step=; else {_WAY_OUT}",
                 earlier.where,
             )
 
@@ -113,8 +113,8 @@ def _warn_of_steps(earlier: EarlierCaptures) -> None:
     latest = earlier.refs[-1].step
     if latest > 0:
         log.warning(
-            "captures up to step %d are in the run already, and are not taken again: another "
-            "training needs a run and a spool of its own",
+            "the run already holds captures up to step %d; they are not taken "
+            "again. Another training run needs a separate run and spool",
             latest,
         )
 

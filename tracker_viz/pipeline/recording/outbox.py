@@ -88,7 +88,7 @@ def _opened_where_free(
             others = [_not_joining(each, taken.ref) for each in destinations]
             if others == destinations or not is_new:
                 raise
-            log.warning("%s is recorded by another training: a new run is created", taken.ref)
+            log.warning("%s belongs to another training run: creating a new run", taken.ref)
             destinations = others
             # The file names the run that is taken.
             (directory / "run.json").unlink()
@@ -115,7 +115,7 @@ def close_outbox(
         scores.deliver(outbox)
     except Exception:
         log.exception(
-            "the summary and the tables of the run could not be kept in %s; its captures are",
+            "the summary and the tables of the run could not be written to %s; its captures were",
             outbox.directory,
         )
     with progress_bar("uploading", "captures", shown=progress, delay_s=1.0) as advance:

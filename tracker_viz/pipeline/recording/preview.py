@@ -72,7 +72,7 @@ class Preview:
                 self._say("the process that draws previews was killed; it is started again")
             self._say("the process that draws previews was killed again and again; there are none")
         except Exception:
-            log.exception("there are no more previews; the training and its captures go on")
+            log.exception("there are no more previews; training and captures go on")
 
     def _run_process(self) -> bool:
         """Run the process to its end; return False where somebody killed it."""

@@ -35,9 +35,9 @@ def close_earlier(model: nn.Module) -> None:
     if earlier is None or not earlier.is_open:
         return
     log.warning(
-        "this model is watched already, by an earlier run of this cell: %r; it is closed now, and "
-        "a new recording begins. To go on in the same run pass run=%r. To log one training into "
-        "several runs pass a list: run=[..., ...]",
+        "this model is watched already, by an earlier run of this cell: %r. That "
+        "recording is closed, and a new one starts. To continue the same run, "
+        "pass run=%r. To log to several runs, pass a list: run=[..., ...]",
         earlier,
         str(earlier.ref),
     )

@@ -100,9 +100,9 @@ def _routers(builder: PlanBuilder) -> list[str]:
     names = [name for name in series.arrays if _ROUTER.fullmatch(name)]
     if not names:
         raise LayoutError(
-            f"layout {layout!r} draws the routers of a mixture of experts, and the captures hold "
-            "none: the model has no mixture, or none that was seen; tracker-viz inspect says what "
-            "was"
+            f"layout {layout!r} draws the routers of a mixture of experts, but "
+            "the captures hold none: the model has no mixture, or its routers "
+            "were not found; tracker-viz inspect lists what was found"
         )
     names.sort(key=_block_of)
     shapes = {series.require(name, layout).shape for name in names}

@@ -223,7 +223,7 @@ def _runs(builder: PlanBuilder, top: int) -> int:
     panels = [panel for panel in builder.layout.panels if isinstance(panel, Attention)]
     if len(panels) != 1 or len(builder.layout.panels) != 1:
         raise LayoutError(
-            f"several runs stand side by side in a layout of one panel of attention; layout "
+            "a comparison needs a layout with one panel, attention; layout "
             f"{builder.layout.name!r} has {len(builder.layout.panels)} panels"
         )
     px = builder.px

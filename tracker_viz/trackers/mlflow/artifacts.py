@@ -234,7 +234,10 @@ class ArtifactStore:
         ) as response:
             augmented_raise_for_status(response)
             if response.headers.get("Content-Encoding", "identity") != "identity":
-                raise TrackerError(f"{self._what(artifact)} came compressed, unasked: not unpacked")
+                raise TrackerError(
+                    f"{self._what(artifact)} arrived compressed, which was not "
+                    "requested: not unpacked"
+                )
             read = partial(response.raw.read, decode_content=False)
             write_bounded(read, part, max_bytes=max_bytes, what=self._what(artifact))
 
@@ -275,9 +278,10 @@ class ArtifactStore:
         if place.scheme in _ON_THE_SERVER:
             if not self._is_trusted(place):
                 raise TrackerError(
-                    f"{self._ref} says that its files are at {shown}, another server than "
-                    f"{without_userinfo(self._uri)}: nothing is read there, and no log-in is sent. "
-                    f"If that is right: {SHARED_VARIABLE}=<address of that server>"
+                    f"{self._ref} says that its files are at {shown}, another "
+                    f"server than {without_userinfo(self._uri)}: nothing is read "
+                    "there, and no credentials are sent. If it is correct, set "
+                    f"{SHARED_VARIABLE}=<address of that server>"
                 )
         elif place.scheme not in _STORES | _plugged_in_stores():
             raise TrackerError(
@@ -310,10 +314,11 @@ class ArtifactStore:
         if shared and root.resolve().is_relative_to(user_path(shared).resolve()):
             return root
         raise TrackerError(
-            f"{self._ref} keeps its files in the directory {root}, as a server says; start that "
-            "server with --serve-artifacts and --artifacts-destination, so that it passes them on. "
-            f"If the directory is on a file system that you share with it: {SHARED_VARIABLE}=<its "
-            "artifact root>"
+            f"{self._ref} keeps its files in the directory {root}, according to "
+            "the server; start the server with --serve-artifacts and "
+            "--artifacts-destination, so that it serves them. If this machine "
+            "shares the file system of that directory, set "
+            f"{SHARED_VARIABLE}=<its artifact root>"
         )
 
 

@@ -99,9 +99,9 @@ def artifact_errors(root: str) -> Iterator[None]:
         message = f"cannot use the artifact store {root}: {type(error).__name__}: {_shown(error)}"
         if status in {401, 403} or "redentials" in message:
             raise TrackerError(
-                f"{message}. The server leaves its artifacts to the clients, so that store's "
-                "credentials must be here "
-                "(S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws; "
+                f"{message}. Clients of this server access the artifact store "
+                "directly, so its credentials must be set here (S3: "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws; "
                 "MLFLOW_S3_ENDPOINT_URL where it is not Amazon's)"
             ) from None
         raise (TransientTrackerError if status in _TRANSIENT_STATUS else TrackerError)(

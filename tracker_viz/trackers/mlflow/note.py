@@ -166,7 +166,7 @@ def _rows(table: str | None, kind: type[Stored]) -> list[Row]:
         for row in rows:
             kind.of(row, "the table")
     except (TrackerError, csv.Error) as error:
-        log.warning("the note goes without a table: %s", error)
+        log.warning("the note has no table: %s", error)
         return []
     return rows
 

@@ -89,8 +89,9 @@ def _named_by_sqlite(directory: Path) -> Path:
     """
     if {"?", "%"}.intersection(str(directory)):
         raise ConfigError(
-            f"MLflow's address of a database cannot name {directory}, because of its ? or %: say "
-            "another place, tracking_uri=sqlite:////<directory>/mlflow.db, or start in another "
+            f"an SQLite address cannot contain {directory}, because of its ? or "
+            "%: choose another place, "
+            "tracking_uri=sqlite:////<directory>/mlflow.db, or start in another "
             "directory"
         )
     return directory

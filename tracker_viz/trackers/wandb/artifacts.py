@@ -233,7 +233,7 @@ class CaptureStore:
                     }
             files = self._files[artifact.id]
         if ref.file_name not in files:
-            raise CaptureFileError(f"{artifact.name} lists {ref.file_name} and does not hold it")
+            raise CaptureFileError(f"{artifact.name} lists {ref.file_name} but does not contain it")
         return files[ref.file_name]
 
     def _forget(self, ref: CaptureRef) -> None:

@@ -171,7 +171,7 @@ class JoinedRows:
             self._share_the_last_row()
         except (wandb.Error, *AWAY) as error:
             log.info(
-                "the run was ended by its own loop; %d points of ours are not in its charts (%s)",
+                "the training loop ended the run; %d of our points are not in its charts (%s)",
                 len(self._waiting),
                 error,
             )

@@ -207,8 +207,8 @@ class WandbRun(Run):
                     self._show(file_key(artifact), panel_media(named))
                 except RunActiveError as error:
                     log.warning(
-                        "%s is among the files of the run; its panel it gets when it is put again "
-                        "(%s)",
+                        "%s is among the files of the run; its panel appears "
+                        "when it is uploaded again (%s)",
                         artifact,
                         error,
                     )
@@ -318,8 +318,8 @@ class WandbRun(Run):
         except TransientTrackerError as error:
             command = f"wandb sync --include-online {self._sync_directory}"
             raise TrackerError(
-                f"not all of the run's charts reached W&B ({error}); they are kept, and go up "
-                f"with: {command}"
+                f"not all of the run's charts reached W&B ({error}); they are "
+                f"kept; upload them with: {command}"
             ) from error
         if self._offline:
             log.info(

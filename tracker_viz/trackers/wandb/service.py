@@ -128,8 +128,8 @@ class WandbService:
         """
         if self.mode != "online":
             raise TransientTrackerError(
-                f"WANDB_MODE={self.mode} keeps this process from {ref}; unset it where W&B can be "
-                "reached and try again"
+                f"WANDB_MODE={self.mode} prevents access to {ref}; unset it where "
+                "W&B can be reached, and try again"
             )
 
     def require_credentials(self) -> None:

@@ -134,8 +134,9 @@ class WandbTracker(Tracker):
         mode = self._service.mode
         if mode == "disabled":
             raise TrackerError(
-                "WANDB_MODE=disabled makes W&B forget everything; unset it, or record into another "
-                "tracker: run='mlflow' in Python, tracker=mlflow on the command line"
+                "with WANDB_MODE=disabled W&B stores nothing; unset it, or log "
+                "to another tracker: run='mlflow' in Python, tracker=mlflow on "
+                "the command line"
             )
         identity = self._identity(parent, key, mode)
         entity, project = self._home(parent)

@@ -54,8 +54,9 @@ def place_circuit(builder: PlanBuilder, panel: Circuit, area: Box) -> int:
     found = _compositions(builder, panel)
     if not np.isfinite(found[-1]).any():
         raise LayoutError(
-            f"layout {builder.layout.name!r} draws what heads read of earlier blocks, and no head "
-            "of the last capture has a finite value: the model has one block, or has diverged"
+            f"layout {builder.layout.name!r} draws what heads read of earlier "
+            "blocks, but no head of the last capture has a finite value: the "
+            "model has one block, or has diverged"
         )
     heads = _heads_in(found)
     chance = _chance(builder.series)
@@ -98,10 +99,10 @@ def _compositions(builder: PlanBuilder, panel: Circuit) -> NDArray[np.float16]:
         found.append(scores[name])
     if len(found) < len(series):
         raise LayoutError(
-            f"layout {builder.layout.name!r} draws how heads compose, and the captures hold "
-            f"neither {name} nor whole attention matrices: measure it with "
-            "signals=[max_logit, probe_loss, residual, composition]; of more than 512 heads no "
-            "pairs are kept"
+            f"layout {builder.layout.name!r} draws how heads compose, but the "
+            f"captures hold neither {name} nor whole attention matrices: measure "
+            "it with signals=[max_logit, probe_loss, residual, composition]; "
+            "models with more than 512 heads have no pairs"
         )
     return np.stack(found)
 

@@ -80,8 +80,8 @@ def _check_alike(runs: Sequence[RunTrack], heads: Sequence[Heads]) -> None:
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{label}: {length}" for label, length in lengths.items())
         raise LayoutError(
-            "attention maps stand side by side only over probes of one length; these have tokens: "
-            f"{found}"
+            "attention maps can only be compared over probes of one length; "
+            f"these have tokens: {found}"
         )
 
 
