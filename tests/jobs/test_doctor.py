@@ -149,4 +149,4 @@ def test_a_machine_without_torch_is_examined_to_the_end(monkeypatch):
     finding = doctor.graphics_card()
     assert finding.outcome == "note"
     assert finding.fix == "pip install 'tracker-viz[torch]'"
-    assert "rendering needs none, capturing does" in finding.detail
+    assert "rendering works without it, capturing does not" in finding.detail

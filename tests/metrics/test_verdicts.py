@@ -202,7 +202,7 @@ def test_what_is_said_of_a_role_names_both_losses(plans):
     ]
     falls = judged(INDUCTION, plans, L01H00_L01H01={"later_copies": -0.01})
     assert "what can be copied falls 0.03 -> 0.02; " in sentences(list(falls.values()))[0]
-    assert sentences(list(falls.values()))[0].endswith("The label is not borne out.")
+    assert sentences(list(falls.values()))[0].endswith("The label does not hold.")
 
 
 def test_a_head_with_a_role_on_each_kind_of_row_is_in_both_sets():

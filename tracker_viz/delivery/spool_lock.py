@@ -63,7 +63,7 @@ def _in_use(directory: Path, holder: dict[str, Any]) -> str:
     pid, host = holder.get("pid", "?"), holder.get("host", "?")
     way_out = "wait until it ends"
     if (pid, host) == (os.getpid(), socket.gethostname()):
-        way_out = "that is this one: close what watch() returned, first"
+        way_out = "that is this process: call close() on the earlier watch() first"
     return (
         f"the spool {directory} is in use by process {pid} on {host} "
         f"({holder.get('role', 'unknown')}), which uploads by itself; {way_out}"

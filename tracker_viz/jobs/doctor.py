@@ -41,7 +41,7 @@ PACKAGES = (
 )
 # package -> the extra that installs it, and what does not work without
 EXTRAS = {
-    "torch": ("torch", "nothing can be captured here; drawing and comparing need none"),
+    "torch": ("torch", "no capturing here; rendering and comparing work without it"),
     "mlflow": ("mlflow", "its runs cannot be reached"),
     "wandb": ("wandb", "its runs cannot be reached"),
     "av": ("hq", "no H.264 and no lossless video"),
@@ -210,12 +210,12 @@ def graphics_card() -> Finding:
         return Finding(
             "note",
             "gpu",
-            f"torch cannot be imported ({error}): rendering needs none, capturing does",
+            f"torch cannot be imported ({error}): rendering works without it, capturing does not",
             "pip install 'tracker-viz[torch]'",
         )
     if torch.cuda.is_available():
         return Finding("ok", "gpu", torch.cuda.get_device_name())
-    return Finding("ok", "gpu", "none, and none is needed")
+    return Finding("ok", "gpu", "none; none is needed")
 
 
 def free_space(name: str, path: Path) -> Finding:

@@ -443,7 +443,7 @@ def _sentence(row: Mapping[str, Cell]) -> str:
         whose = f"{whose} {_ON_ROWS[kind]}"
     compared = f"{count} heads {whose}" if n_heads == 1 else f"{count} sets of heads {whose}"
     largest = loss - change + float(row["others_largest"] or 0)
-    result = "The label holds." if row["verdict"] == "holds" else "The label is not borne out."
+    result = "The label holds." if row["verdict"] == "holds" else "The label does not hold."
     return (
         f"{effect}; without {others} it is {row['others_loss']:.2f} on average and {largest:.2f} "
         f"at most ({compared}). {result}"

@@ -316,8 +316,8 @@ def _name_in_any_block(name: str, blocks: Sequence[InspectedBlock]) -> str:
 def _cost_lines(found: Inspection) -> list[str]:
     cost = found.cost
     lines = [
-        f"one capture: {cost.megabytes:.3g} MB, {1000 * cost.training_s:.0f} ms of the training "
-        f"thread and {1000 * cost.background_s:.0f} ms beside it; the first look takes "
+        f"one capture: {cost.megabytes:.3g} MB, {1000 * cost.training_s:.0f} ms on the training "
+        f"thread and {1000 * cost.background_s:.0f} ms in the background; the first one takes "
         f"{cost.first_look_s:.2g} s"
     ]
     if found.cut:
@@ -338,16 +338,16 @@ def _captures_lines(found: Inspection) -> list[str]:
     steps, most = found.captures[-1]
     each_s, limit = found.cost.counted_s, found.limit
     if limit is None:
-        lines.append(f"  kept whatever they cost, here {most * each_s:.2g} s in {steps:,} steps")
+        lines.append(f"  always captured, here {most * each_s:.2g} s in {steps:,} steps")
     elif limit.max_overhead >= 1 or found.step_s is not None:
         lines.append(f"  {limit}")
     elif most * each_s <= limit.free_s:
-        lines.append(f"  {most * each_s:.2g} s in all, within free_s={limit.free_s:g} s")
+        lines.append(f"  {most * each_s:.2g} s in total, within free_s={limit.free_s:g} s")
     else:
         needed_ms = 1000 * limit.paid_after_s(most * each_s) / steps
         lines.append(
-            f"  free_s={limit.free_s:g} s pays for {limit.free_s / each_s:.0f}; {most} take "
-            f"{100 * limit.max_overhead:.3g} % where a step takes {needed_ms:.2g} ms or more, else "
-            "due steps are left out"
+            f"  free_s={limit.free_s:g} s is enough for {limit.free_s / each_s:.0f}; {most} take "
+            f"{100 * limit.max_overhead:.3g} % if a step takes {needed_ms:.2g} ms or more, else "
+            "due steps are skipped"
         )
     return lines

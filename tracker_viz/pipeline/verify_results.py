@@ -40,10 +40,10 @@ CSV_FILE = "verify.csv"
 TABLE = "verified_heads"
 SCHEMA_VERSION = 1
 RULE = (
-    "a label holds where the loss without its heads rises, less two standard errors over rows, by "
-    "more than .01 nats and more than without any of the compared sets of as many other heads; of "
-    "a head that shows nothing alone it holds with its set where the loss falls by as much when it "
-    "is the only head of its role that is left in"
+    "a label holds if the loss without its heads rises, less two standard errors over rows, by "
+    "more than .01 nats, and by more than without any compared set of equally many other heads; "
+    "the label of a head that shows nothing alone holds with its set if the loss falls by as much "
+    "when it is the only head of its role that is kept"
 )
 
 Row = Mapping[str, Cell]

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 _STRUCTURE = ("n_blocks", "n_heads", "d_model")
 _WAY_OUT = (
-    "give this one a run of its own: another spool= if you pass one, a wandb.Run or MLflow run "
-    "made for it, or run='local'"
+    "give this one a separate run: another spool= if you pass one, a new wandb.Run or MLflow run, "
+    "or run='local'"
 )
 
 # Runs that this process records or recorded into -> the last outbox that did, and its spool.

@@ -229,7 +229,7 @@ def _verdicts(verified: str) -> str:
         return ""
     if not sentences:
         return ""
-    lines = [f"**Heads taken out** at step {last_step}:", *map(shown_heads, sentences)]
+    lines = [f"**Heads ablated** at step {last_step}:", *map(shown_heads, sentences)]
     return "  \n".join(lines)
 
 
