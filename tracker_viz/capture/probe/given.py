@@ -95,8 +95,8 @@ def _checked_ids(given: Any) -> Tensor:
     is_rows = isinstance(given, Sequence)
     if isinstance(given, str) or (is_rows and any(isinstance(row, str) for row in given)):
         raise ProbeError(
-            "a probe holds token ids [probe, position], and this is text; give what the model's "
-            "tokenizer makes of it"
+            "a probe holds token ids [probe, position], and this is text; "
+            "tokenize it with the model's tokenizer first"
         )
     try:
         ids = given if isinstance(given, Tensor) else torch.as_tensor(given, device="cpu")
@@ -119,8 +119,8 @@ def _checked_ids(given: Any) -> Tensor:
         raise ProbeError(f"a probe holds token ids [probe, position]; got shape {tuple(ids.shape)}")
     if ids.shape[1] < 2:
         raise ProbeError(
-            "a probe of one token attends to nothing but itself; give at least 2 tokens a row, "
-            "better 32 to 128"
+            "a probe of one token only attends to itself; use at least 2 tokens "
+            "per row, better 32 to 128"
         )
     ids = ids.detach().to(device="cpu", dtype=torch.int64, copy=True)
     if int(ids.min()) < 0:

@@ -88,8 +88,8 @@ def make_probe(
         )
     if len(allowed) < period:
         raise ProbeError(
-            f"a period of {period} different tokens needs as many to choose from; token_range "
-            f"leaves {len(allowed)}"
+            f"a period of {period} distinct tokens needs at least as many allowed "
+            f"tokens; token_range leaves {len(allowed)}"
         )
     spell = Speller(decode)
     generator = torch.Generator("cpu").manual_seed(seed)
