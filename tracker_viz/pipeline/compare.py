@@ -26,7 +26,6 @@ from tracker_viz.comparison import (
     group_table,
     in_order_of_settings,
     positions,
-    roles_sentence,
     run_labels,
     run_table,
     setting_groups,
@@ -135,7 +134,6 @@ class _Conclusions:
 
     Attributes:
         labels: run name -> its label.
-        roles: the sentence on roles that the video shows first.
     """
 
     axis: Axis
@@ -143,7 +141,6 @@ class _Conclusions:
     rows: list[dict[str, Any]]
     groups: list[SettingGroup]
     correlations: list[Correlation]
-    roles: str
     sentences: list[str]
     notes: list[str]
 
@@ -373,7 +370,6 @@ def _conclude(
         rows=rows,
         groups=groups,
         correlations=found,
-        roles=roles_sentence(together, axis),
         sentences=sentences,
         notes=[*notes, *_notes(scored, labels, axis)],
     )
@@ -396,7 +392,6 @@ def _make_files(
         options,
         axis=found.axis,
         title=title,
-        found=found.roles,
         notes=found.notes,
         progress=progress,
     )

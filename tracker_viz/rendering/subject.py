@@ -68,7 +68,6 @@ class Subject:
 
     Attributes:
         title, subtitle: what the header says; the subtitle's clauses stand between `` · ``.
-        finding: of a comparison, what came out of it; clauses that have no room are left out.
         note: what one must know before one compares.
         is_matched: the heads stand in an order of their own in every run, so each map says whose it
             is.
@@ -78,7 +77,6 @@ class Subject:
     timing: Timing
     title: str
     subtitle: str = ""
-    finding: str = ""
     note: str = ""
     is_matched: bool = False
 

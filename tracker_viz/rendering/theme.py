@@ -251,6 +251,17 @@ def rgb(color: str) -> tuple[int, int, int]:
         raise ConfigError(f"a theme's color looks like '#0d1117'; got {color!r}") from None
 
 
+def on_color(color: str) -> str:
+    """Return the color of words on a ground, black or white: the one with more contrast by the
+    luminance of WCAG 2 (https://www.w3.org/TR/WCAG22/#dfn-relative-luminance)."""
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+        for part in (channel / 255 for channel in rgb(color))
+    ]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#000000" if luminance > 0.179 else "#ffffff"
+
+
 def run_colors(n_runs: int, theme: Theme) -> tuple[str, ...]:
     """Return one color for each run, as far apart as so many can be.
 

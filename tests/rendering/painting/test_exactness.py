@@ -141,7 +141,7 @@ def test_a_picture_that_cannot_be_painted_is_redrawn_by_seaborn(small_run, monke
     assert renderer.redraws_fully
     box = (slice(over.box.y, over.box.bottom), slice(over.box.x, over.box.right))
     expected = seaborn_pixels(crowded, renderer.values(5))
-    paint_corners(expected, crowded)
+    paint_corners(expected, crowded, renderer.role_colors([5]))
     assert np.array_equal(renderer.frame(5).pixels[box], expected[box])
 
 
@@ -155,7 +155,7 @@ def test_every_layout_paints_what_seaborn_draws(small_run, name, size):
     assert not renderer.redraws_fully
     values = renderer.values(4)
     expected = seaborn_pixels(renderer.plan, values)
-    paint_corners(expected, renderer.plan)
+    paint_corners(expected, renderer.plan, renderer.role_colors([4]))
     canvas = Canvas(expected)
     for words in renderer.plan.words:
         CellWords(renderer.plan, words).paint(canvas, 4)
@@ -169,6 +169,7 @@ def test_every_layout_paints_what_seaborn_draws(small_run, name, size):
 def test_a_mosaic_of_a_thousand_heads_is_exact_too(many_heads_run):
     renderer = Renderer(Series(many_heads_run), "overview")
     expected = seaborn_pixels(renderer.plan, renderer.values(2))
+    paint_corners(expected, renderer.plan, renderer.role_colors([2]))
     shown = renderer.frame(2).pixels
     for heatmap in renderer.plan.heatmaps:
         box = (slice(heatmap.box.y, heatmap.box.bottom), slice(heatmap.box.x, heatmap.box.right))

@@ -223,9 +223,9 @@ def test_numbers_clock_and_curves_move_with_the_point(renderer):
     assert clock.quantity == "step"
     assert changed[clock.baseline - 20 : clock.baseline, clock.x : clock.x + 80].any()
     first_run = beside_runs[0]
-    assert (first_run.run, first_run.align) == (0, "right")
-    rows = slice(first_run.baseline - 10, first_run.baseline)
-    assert changed[rows, first_run.x - 30 : first_run.x].any()
+    assert first_run.run == 0
+    left = first_run.x - 30 if first_run.align == "right" else first_run.x
+    assert changed[first_run.baseline - 10 : first_run.baseline, left : left + 30].any()
     assert box_of(changed, renderer.plan.timeline.box).any()
 
 
@@ -376,10 +376,70 @@ def test_the_names_of_64_runs_are_not_cut_off(runs):
         for index in range(64)
     ]
     renderer = draw(many)
-    said = " ".join(label.text for label in renderer.plan.labels)
+    # A name may be broken before its value.
+    said = " ".join(label.text for label in renderer.plan.labels).replace("= ", "=")
     assert all(f"learning_rate=0.0001 seed={index} " in f"{said} " for index in range(64))
     assert "…" not in said
     assert "most specialised head of each run" in said or "most specialised heads of" in said
+
+
+def story_runs(runs):
+    """Four runs: induction is taken at once by two of them, later by a third, and never by one;
+    and a role that only one takes."""
+    whole = [runs[0], runs[2], runs[0], runs[2]]
+    steps = [float(step) for step in runs[0].series.steps]
+    onsets = [{"induction": steps[1]}, {"induction": steps[1]}, {"induction": steps[3]}, {}]
+    onsets[3]["sink"] = steps[2]
+    return [
+        dataclasses.replace(run, label=f"seed={index}", onsets=each)
+        for index, (run, each) in enumerate(zip(whole, onsets, strict=True))
+    ]
+
+
+def test_the_story_says_which_runs_took_a_role_first_and_last_and_which_never_did(runs):
+    renderer = draw(story_runs(runs))
+    steps = renderer.series.steps
+    sink, induction = renderer.plan.story.events
+    assert sink.caption == "1 of 4 runs: seed=3; never seed=0 and 2 more"
+    assert induction.caption == ("3 of 4 runs: seed=0 and seed=1 first, seed=2 last; never seed=3")
+    assert induction.steps_text == f"{steps[1]:,}–{steps[3]:,}"
+    assert (sink.last_step, induction.last_step) == (steps[2], steps[3])
+    assert renderer.plan.story.summary == (
+        f"After {steps[-1]:,} steps: sink in 1 of 4 runs ({steps[2]:,}), "
+        f"induction in 3 of 4 runs ({induction.steps_text})"
+    )
+
+
+def test_a_few_runs_have_a_lane_each_with_a_bar_from_when_they_took_a_role(runs):
+    plan = draw(story_runs(runs), size="1080p").plan
+    bars = [mark for mark in plan.timeline.marks if mark.color == THEME.roles["induction"]]
+    steps = runs[0].series.steps
+    assert [bar.box.x for bar in bars] == [
+        pytest.approx(plan.timeline.x(steps[capture]), abs=1) for capture in (1, 1, 3)
+    ]
+    assert all(abs(bar.box.right - plan.timeline.box.right) <= 1 for bar in bars)
+    assert all(bar.box.height >= 4 for bar in bars)
+    tops = [bar.box.y for bar in bars]
+    assert tops == sorted(set(tops)), "each in its own lane"
+
+
+def test_of_many_runs_a_lane_is_as_high_as_the_share_that_took_its_role(runs):
+    many = [each for _ in range(3) for each in story_runs(runs)]
+    plan = draw(many, size="1080p").plan
+    bars = [mark.box for mark in plan.timeline.marks if mark.color == THEME.roles["induction"]]
+    track = max(swatch.box.height for swatch in plan.swatches if swatch.color == THEME.panel)
+    assert [round(box.height / track * 12) for box in bars] == [6, 9]
+    assert "induction 9/12" in [label.text for label in plan.labels]
+
+
+def test_runs_that_have_fewer_heads_leave_no_gap(runs):
+    """Of 16 and of 64 heads that do not all fit, each run shows as many."""
+    few, many = with_all_heads(runs[0], 4, 4), with_all_heads(runs[0], 4, 16)
+    builder = builder_of([few, few, few, many, many, many], "720p")
+    area = Box(24, 100, 1232, 330)
+    tiling = fit_tiles(builder, area, length=64, name_px=200)
+    assert not tiling.all_heads
+    assert tiling.n_maps <= 16
 
 
 def test_too_many_runs_for_the_size_are_refused(runs):

@@ -9,7 +9,7 @@ Each module is about one kind of event: a class with its words, and the function
 ``find.FINDERS`` lists them all.
 """
 
-from tracker_viz.metrics.events.event import Event
+from tracker_viz.metrics.events.event import Event, Tone
 from tracker_viz.metrics.events.experts import DeadExperts
 from tracker_viz.metrics.events.find import event_table, find_events, strongest_event
 from tracker_viz.metrics.events.loss import LossFall
@@ -21,6 +21,7 @@ __all__ = [
     "Event",
     "LossFall",
     "RoleEvent",
+    "Tone",
     "event_table",
     "find_events",
     "run_sentence",

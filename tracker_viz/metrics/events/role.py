@@ -55,7 +55,7 @@ class RoleEvent(Event):
         """The head that has the role in the end, or how many have it: the number that the run's
         sentence gives."""
         holders = self.holders or self.heads
-        return heads_text(holders) if len(holders) == 1 else f"{len(holders)} heads"
+        return heads_text(holders) if len(holders) == 1 else f"{len(holders):,} heads"
 
     def _action(self) -> str:
         action = ROLE_ACTIONS.get(self.role, f"take the role {role_label(self.role)}")
@@ -65,7 +65,7 @@ class RoleEvent(Event):
 
     def _told(self, text: str) -> str:
         if len(self.holders) > len(self.heads):
-            text += f", {len(self.holders)} heads in the end"
+            text += f", {len(self.holders):,} heads in the end"
         if self.metric:
             text += f"; {self.metric} {figure(self.before)} → {figure(self.after)}"
         if self.metric_steps:

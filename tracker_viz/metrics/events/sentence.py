@@ -37,7 +37,7 @@ def _of_heads(events: Sequence[Event]) -> str:
     parts = []
     for role, members in heads.items():
         noun = "head" if len(members) == 1 else "heads"
-        parts.append(f"{len(members)} {_of_role(role, noun)} in {blocks_text(members)}")
+        parts.append(f"{len(members):,} {_of_role(role, noun)} in {blocks_text(members)}")
     return ", ".join(parts)
 
 
@@ -62,7 +62,7 @@ def _counts(heads: Mapping[str, Collection[HeadId]]) -> str:
         groups[rows].append((len(held), role_label(role.removesuffix(_ON_TEXT))))
     clauses: list[str] = []
     for rows, counts in groups.items():
-        words = [f"{n_heads} {behavior}" for n_heads, behavior in counts]
+        words = [f"{n_heads:,} {behavior}" for n_heads, behavior in counts]
         if words and not clauses:
             # The first says of what it is a number.
             words[0] += " head" if counts[0][0] == 1 else " heads"

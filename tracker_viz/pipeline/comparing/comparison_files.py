@@ -89,15 +89,13 @@ def write_compared_video(
     *,
     axis: Axis,
     title: str,
-    found: str,
     notes: Sequence[str],
     progress: bool,
 ) -> ComparedVideo:
     """Draw the video of all runs.
 
     Args:
-        found: a sentence that the video shows.
-        notes: shown below it, and returned together with those on the drawn captures.
+        notes: shown below the caption, and returned together with those on the drawn captures.
     """
     from tracker_viz.rendering import (
         Attention,
@@ -118,7 +116,6 @@ def write_compared_video(
         timing,
         title=title,
         subtitle=f"attention on {shown_row} tokens · heads {ordered} · {len(runs)} runs",
-        finding=found,
         # The lists in brackets are for the terminal.
         note=" ".join(re.sub(r" \([^)]*\)", "", note) for note in notes),
         is_matched=options.order == "matched",
@@ -130,7 +127,7 @@ def write_compared_video(
     scale = longest if axis == "progress" else 1.0
     pacing = options.video.pacing()
     pacing["title_s"] = 0.0  # a comparison has no title card
-    shots = storyboard((timing.points * scale).tolist(), **pacing)
+    shots = storyboard((timing.points * scale).tolist(), story=renderer.plan.story, **pacing)
     with progress_bar("drawing", "frames", shown=progress) as advance:
         written = write_video(
             len(shots),

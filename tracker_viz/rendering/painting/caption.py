@@ -70,7 +70,9 @@ def _said(plan: Plan, shot: Shot) -> tuple[_Piece, str, bool, str]:
     if number is None:
         number = story.latest(shot.index)
     if number is None:
-        return ("", True, theme.text), "", False, theme.text
+        # Of several runs nothing but their names says in a still picture what came out of them.
+        outlook = story.summary if len(plan.run_roles) > 1 else ""
+        return ("", True, theme.text), outlook, False, theme.dim
     event = story.events[number]
     color = theme.dim if is_past else event_color(event, theme)
     now = f"{event.headline} · {event.steps_text}"

@@ -188,7 +188,7 @@ class Renderer:
             canvas.clear()
             for run, capture, of_run in zip(self._runs, captures, drawn, strict=True):
                 self._paint_maps(canvas, run, run.blended(of_run, capture, shot.part))
-        paint_corners(canvas.pixels, self.plan)
+        paint_corners(canvas.pixels, self.plan, self.role_colors(captures))
         self._paint_roles(canvas, shot, captures)
         if self._graph:
             self._graph.paint(canvas, captures[0], shot.part)
@@ -271,6 +271,19 @@ class Renderer:
                 canvas.pixels[place] = canvas.background[place]
             for place in border.places(heatmap.box):
                 canvas.pixels[place] = rgb(border.color)
+
+    def role_colors(self, captures: Sequence[int]) -> dict[str, str]:
+        """Return heatmap name -> color of the role that its head has on the row that is shown.
+
+        Args:
+            captures: index of the capture of each run.
+        """
+        colors = {}
+        for heatmap in self.plan.heatmaps:
+            border = self._border(heatmap, captures[heatmap.run]) if heatmap.head else NO_BORDER
+            if border.color and not border.is_dashed:
+                colors[heatmap.name] = border.color
+        return colors
 
     def _border(self, heatmap: Heatmap, capture: int) -> Border:
         roles = self.plan.run_roles[heatmap.run]

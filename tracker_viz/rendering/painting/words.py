@@ -3,11 +3,13 @@ is interpolated."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.rendering.painting.cells import Canvas
-from tracker_viz.rendering.plan import Label, Plan, Readout
+from tracker_viz.rendering.plan import Box, Label, Plan, Readout
 from tracker_viz.rendering.planning.readouts import readout_text
 from tracker_viz.rendering.subject import NOT_YET, Subject
 from tracker_viz.rendering.text import (
@@ -17,7 +19,9 @@ from tracker_viz.rendering.text import (
     opaque_glyph,
     opaque_text,
 )
-from tracker_viz.rendering.theme import rgb
+from tracker_viz.rendering.theme import on_color, rgb
+
+_CHIP = 22  # at 1080p: side of the square that says the role of a head without a name
 
 
 def paint_readouts(canvas: Canvas, plan: Plan, subject: Subject, metric: str, point: int) -> None:
@@ -47,16 +51,39 @@ def _is_live(readout: Readout, subject: Subject, point: int) -> bool:
     return has_begun and not bool(timing.ended[readout.run, point])
 
 
-def paint_corners(pixels: NDArray[np.uint8], plan: Plan) -> None:
-    """Write the heads' names into the corners of their maps, where attention is masked."""
+def paint_corners(pixels: NDArray[np.uint8], plan: Plan, role_colors: Mapping[str, str]) -> None:
+    """Write the names of heads into the corners of their maps, where attention is masked, on the
+    color of the head's role: a border is too thin to be seen in a small player.
+
+    Args:
+        role_colors: heatmap name -> color of the role that its head has.
+    """
     theme = plan.theme
     for heatmap in plan.heatmaps:
+        color = role_colors.get(heatmap.name, "") if heatmap.mask is not None else ""
         if heatmap.corner:
             pad = max(3, round(0.3 * heatmap.corner_px))
-            name = opaque_text(heatmap.corner, heatmap.corner_px, rgb(theme.dim), rgb(theme.panel))
+            words, ground = (theme.dim, theme.panel)
+            if color:
+                words, ground = on_color(color), color
+            name = opaque_text(heatmap.corner, heatmap.corner_px, rgb(words), rgb(ground))
             height, width = name.shape[:2]
             top, right = heatmap.box.y + pad, heatmap.box.right - pad
+            if color:
+                around = (
+                    slice(top - pad, top + height + pad),
+                    slice(right - width - pad, right + pad),
+                )
+                pixels[around] = rgb(color)
             pixels[top : top + height, right - width : right] = name
+        elif color:
+            _paint_chip(pixels, heatmap.box, color, plan.unit)
+
+
+def _paint_chip(pixels: NDArray[np.uint8], box: Box, color: str, unit: float) -> None:
+    """Fill a square in the upper right corner of a map, small enough for its masked half."""
+    side = min(round(_CHIP * unit), round(0.3 * min(box.width, box.height)))
+    pixels[box.y : box.y + side, box.right - side : box.right] = rgb(color)
 
 
 def paint_mark(canvas: Canvas, mark: Label) -> None:

@@ -26,7 +26,6 @@ _CAPTION, _CAPTION_PITCH = 34.0, 39
 _LEGEND_SIZES = (22.0, 20.0)
 # In a narrow picture, in short words: smaller than other text, before a role is left out.
 _SMALLEST_LEGEND = (18.0, 16.0)
-_FINDING_SIZES = (34.0, 31.0, 28.0, 26.0)  # of a comparison's own caption, which never changes
 _NOTE = 20.0
 _MARK = "interpolated"
 _ANOTHER_ROW = "dashed: on another row"
@@ -49,13 +48,16 @@ def header(builder: PlanBuilder) -> int:
         numbers_y, caption_y, end = px(108), px(148), px(158)
     builder.numbers_end = _numbers(builder, numbers_y)
     builder.mark = _mark(builder, numbers_y)
-    if builder.subject.is_one_run:
-        # A narrow picture has room for half a sentence in a line.
-        n_lines = 2 if builder.is_narrow else 1
-        size_px = _CAPTION * builder.unit
-        builder.caption = Caption(builder.margin, caption_y, size_px, builder.page.width, n_lines)
-        return end + (n_lines - 1) * px(_CAPTION_PITCH)
-    return _finding(builder, caption_y, end)
+    # A narrow picture has room for half a sentence in a line.
+    n_lines = 2 if builder.is_narrow else 1
+    size_px = _CAPTION * builder.unit
+    builder.caption = Caption(builder.margin, caption_y, size_px, builder.page.width, n_lines)
+    more = (n_lines - 1) * px(_CAPTION_PITCH)
+    if builder.subject.note:
+        note_y = caption_y + more + px(30)
+        builder.text_within(builder.page.width, builder.subject.note, builder.margin, note_y, _NOTE)
+        more += px(30)
+    return end + more
 
 
 def title(builder: PlanBuilder) -> None:
@@ -82,19 +84,6 @@ def title(builder: PlanBuilder) -> None:
         builder.text(subtitle, right, baseline, size, align="right")
         right -= builder.text_width(subtitle, size) + gap
     builder.text(title, right, baseline, title_size, builder.theme.text, bold=True, align="right")
-
-
-def _finding(builder: PlanBuilder, baseline: int, end: int) -> int:
-    """Write what came out of a comparison, and below it what one must know before one compares;
-    return the row where the panels may begin."""
-    px, subject = builder.px, builder.subject
-    x, room = builder.margin, builder.page.width
-    text, size = builder.shrunk(subject.finding, _FINDING_SIZES, room)
-    builder.text(text, x, baseline, size, builder.theme.text)
-    if not subject.note:
-        return end
-    builder.text_within(room, subject.note, x, baseline + px(30), _NOTE)
-    return end + px(30)
 
 
 @dataclass(frozen=True)

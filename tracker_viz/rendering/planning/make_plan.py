@@ -65,7 +65,13 @@ from tracker_viz.rendering.planning.plan_builder import BAR_PITCH, PlanBuilder, 
 from tracker_viz.rendering.planning.portrait import place_portrait
 from tracker_viz.rendering.planning.role_borders import find_roles, framed_roles
 from tracker_viz.rendering.planning.side_by_side.run_panels import place_runs
-from tracker_viz.rendering.planning.timeline import lane_roles, lanes_px, timeline
+from tracker_viz.rendering.planning.side_by_side.story_of_runs import tell_story_of_runs
+from tracker_viz.rendering.planning.timeline import (
+    has_run_lanes,
+    lane_roles,
+    lanes_px,
+    timeline,
+)
 from tracker_viz.rendering.scales import check_scale_options
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.story import tell_story
@@ -79,6 +85,9 @@ _TITLE = 30  # at 1080p: above the panels
 # At 1080p: the timeline at least, and where the panels can give way.
 _BARS_ACROSS = {2: 320}  # at 1080p: number of color bars below the panels -> width of each
 _STRIP, _WIDE_STRIP = 86, 124
+# Curves of several runs, and the time axis below them: as they should be, and what of it they can
+# give up.
+_CURVES, _SPARE = 130, 36
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "4k": (3840, 2160), "square": (1080, 1080)}
 
 
@@ -135,13 +144,17 @@ def make_plan(
         shows_experts = any(isinstance(panel, Experts) for panel in layout.panels)
         about: Literal["heads", "experts"] = "experts" if shows_experts else "heads"
         builder.story = tell_story(builder.series, layout.metric, about=about)
+    else:
+        builder.story = tell_story_of_runs(subject)
     top = header(builder)
     bottom = _panels(builder, top) if subject.is_one_run else _runs(builder, top)
     strip = _place_bars(builder, _below(builder, bottom))
     title(builder)
     _say_roles(builder)
     if layout.timeline:
-        timeline(builder, strip, builder.story.events)
+        # Of several runs the lanes say what flags would.
+        events = builder.story.events if subject.is_one_run else ()
+        timeline(builder, strip, events)
     return builder.plan()
 
 
@@ -188,7 +201,7 @@ def _say_roles(builder: PlanBuilder) -> None:
         replace(roles, line_px=line_px, blink_px=blink_px) for roles in builder.run_roles
     ]
     solid, dashed = framed_roles(builder.run_roles, builder.heatmaps)
-    named = {*lane_roles(builder.subject)}
+    named = set() if has_run_lanes(builder.subject) else {*lane_roles(builder.subject)}
     role_legend(builder, solid - named, dashed - named, has_dashes=bool(dashed))
 
 
@@ -227,9 +240,11 @@ def _runs(builder: PlanBuilder, top: int) -> int:
             f"{builder.layout.name!r} has {len(builder.layout.panels)} panels"
         )
     px = builder.px
-    below = px(126 + (BAR_PITCH if builder.is_narrow else 0)) + lanes_px(builder)
+    below = px(_CURVES) + lanes_px(builder)
+    if builder.is_narrow:
+        below += px(BAR_PITCH)
     area, _ = cut_bottom(top_at(builder.page, top + px(10)), below)
-    return place_runs(builder, panels[0], area)
+    return place_runs(builder, panels[0], area, px(_SPARE))
 
 
 def _panels(builder: PlanBuilder, top: int) -> int:

@@ -21,7 +21,7 @@ def readout_text(readout: Readout, plan: Plan, subject: Subject, metric: str, po
         return si_number(run.series.tokens_seen[capture] or 0)
     if readout.role:
         roles = plan.run_roles[readout.run]
-        return f"{roles.n_holders[capture, roles.names.index(readout.role)]}"
+        return f"{roles.n_holders[capture, roles.names.index(readout.role)]:,}"
     if readout.is_score:
         score = run.series.read(capture, [readout.quantity])[readout.quantity]
         return format_metric(float(score.flat[0]))

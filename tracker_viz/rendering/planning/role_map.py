@@ -121,7 +121,7 @@ def _place_strip(builder: PlanBuilder, box: Box) -> int:
     px, roles, steps = builder.px, builder.roles, np.array(builder.series.steps)
     names_px = px(8) + builder.widest(map(role_label, roles.names), _NUMBER)
     counts = roles.n_holders
-    n_digits = len(f"{counts.max()}")
+    n_digits = len(f"{counts.max():,}")
     digit = text_width("0", _NUMBER * builder.unit, bold=True, mono=True)
     digits_px = n_digits * digit + px(12)
     room = box.width - names_px - digits_px

@@ -24,6 +24,7 @@ FOOT = 30  # at 1080p: below the last row, for brackets and their words
 _COLUMN_NAMES = 18  # at 1080p: above the first row
 # How much wider than high, and higher than wide, attention maps may be.
 _WIDER, _HIGHER = 5 / 3, 4 / 3
+_GAPS = (10, 6, 3)  # at 1080p: between two maps; the smallest where that saves cells
 LEAST_MAP_PX = 40  # at 1080p; where maps of heads would be smaller, a mosaic with zooms tells more
 
 
@@ -118,7 +119,7 @@ def fit_grid(
     n_blocks = max(len(panel.block_numbers) for panel in panels)
     best, best_worth = GridShape(1, n_blocks, 0, 0, 0, 1, 0), (0, 0.0)
     for groups, rows, lines in _wrappings(panels, n_blocks):
-        for gap, cornered in itertools.product((10, 6), (True, False)):
+        for gap, cornered in itertools.product(_GAPS, (True, False)):
             wrapped = GridShape(
                 groups,
                 rows,
@@ -293,12 +294,20 @@ def _has_room_in_corners(
         return False
     names = []
     for strand in strands:
-        names += [f"L{block}H{max(numbers)}" for block, numbers in strand.indices if numbers]
+        names += [
+            corner_name(strand, block, max(numbers)) for block, numbers in strand.indices if numbers
+        ]
     pad = builder.px(6)
     # Masked is what is above the diagonal: the lower edge of the name must not reach it.
     below = (builder.px(NAME) + 2 * pad) * shape.head_px / shape.map_px
     needed = builder.text_width(max(names, key=len), NAME) + pad + below
     return shape.head_px - shape.head_px // 16 > 1.1 * needed
+
+
+def corner_name(strand: Strand, block: int, head: int) -> str:
+    """Return the name of a head in the corner of its map; where each block has one head, the
+    block's."""
+    return f"L{block}H{head}" if strand.columns > 1 else f"L{block}"
 
 
 def fit_map(length: int, room_px: int) -> tuple[int, int]:

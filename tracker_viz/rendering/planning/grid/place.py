@@ -20,6 +20,7 @@ from tracker_viz.rendering.planning.grid.fit import (
     NAME,
     GridShape,
     around_px,
+    corner_name,
     fit_matrix,
     group_gap,
     is_plain,
@@ -202,7 +203,7 @@ def _place_heads(
                 group.scale,
                 mask,
                 head=None if group.is_mixing else (block, head),
-                corner=f"L{block}H{head}" if shape.cornered else "",
+                corner=corner_name(strand, block, head) if shape.cornered else "",
                 corner_px=NAME * builder.unit,
             )
             builder.heatmaps.append(heatmap)

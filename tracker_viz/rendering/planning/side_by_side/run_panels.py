@@ -14,10 +14,10 @@ from tracker_viz.rendering.planning.content import Heads, resolve_attention
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.planning.readouts import longest_run_text
 from tracker_viz.rendering.planning.side_by_side.tiles import (
-    LEAST_NAME,
     Slot,
     Tiling,
     fit_tiles,
+    least_name,
     maps_origin,
     slots,
     tile_box,
@@ -28,9 +28,8 @@ from tracker_viz.rendering.text import text_width
 from tracker_viz.rendering.theme import run_colors
 from tracker_viz.types import HeadId
 
-_LABEL, _LINE, _NUMBERS, _SMALL = 22.0, 28.0, 22.0, 20.0
+_LABEL, _LINE, _NUMBERS, _SMALL = 26.0, 32.0, 24.0, 20.0
 _NAME_ROOM = 206  # at 1080p, for a name beside the maps
-_NAME_SCALES = (1.0, 0.85, LEAST_NAME)  # smaller, before anything of it is cut off
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +43,11 @@ class _Tile:
     sources: Mapping[HeadId, HeadMap]
 
 
-def place_runs(builder: PlanBuilder, panel: Attention, area: Box) -> int:
+def place_runs(builder: PlanBuilder, panel: Attention, area: Box, spare: int) -> int:
     """Place the runs in ``area``; return where they end.
+
+    Args:
+        spare: pixels below ``area`` that the timeline gives up where all heads then have room.
 
     Raises:
         LayoutError: the captures lack what is drawn, or are not alike enough to stand side by side.
@@ -58,6 +60,11 @@ def place_runs(builder: PlanBuilder, panel: Attention, area: Box) -> int:
     widest = [longest_run_text(subject, n, builder.layout.metric) for n in range(len(heads))]
     name_px = _name_px(builder, subject.runs, widest)
     tiling = fit_tiles(builder, area, length=heads[0].length, name_px=name_px)
+    if not tiling.all_heads:
+        higher = replace(area, height=area.height + spare)
+        with_spare = fit_tiles(builder, higher, length=heads[0].length, name_px=name_px)
+        if with_spare.all_heads:
+            tiling, area = with_spare, higher
 
     colors = run_colors(len(subject.runs), builder.theme)
     for index, run in enumerate(subject.runs):
@@ -167,7 +174,7 @@ def _name_slot(builder: PlanBuilder, tiling: Tiling, slot: Slot) -> str:
     if tiling.captioned and tiling.all_heads:
         return f"H{head}"
     if tiling.captioned:
-        room, y = tiling.map_px + tiling.gap, box.y - px(6)
+        room, y = tiling.map_px + tiling.gap, box.y - px(8)
         name, size = builder.shrunk(f"L{block}H{head}", (_SMALL, 17.0, 15.0, 13.0), room)
         builder.text(name, box.x, y, size)
     elif slot.heads_column:
@@ -221,12 +228,12 @@ def _name(
         _name_beside(builder, tiling, tile, color, widest_numbers)
         return
     px, box, label = builder.px, tile.box, tile.run.label
-    baseline, side = box.y + px(22), px(15)
+    baseline, side = box.y + px(25), px(17)
     builder.square(box.x, baseline - side, side, color)
     room = box.width - _beside_name(builder, widest_numbers)
     shrunk = 0.97 * room / max(1, builder.text_width(label, _LABEL, bold=True))
-    size = _LABEL * max(LEAST_NAME, min(1.0, shrunk))
-    builder.text_within(room, label, box.x + px(24), baseline, size, builder.theme.text, bold=True)
+    size = _LABEL * max(least_name(len(builder.subject.runs)), min(1.0, shrunk))
+    builder.text_within(room, label, box.x + px(26), baseline, size, builder.theme.text, bold=True)
     size_px = _NUMBERS * builder.unit
     builder.readouts.append(
         Readout("run", box.right, baseline, size_px, widest_numbers, tile.index, "right")
@@ -241,7 +248,9 @@ def _name_beside(
     px, box = builder.px, tile.box
     # Beside the first map, or from the upper end of the tile.
     tops = (maps_origin(builder, tiling, box)[1], box.y)
-    for scale, top in itertools.product(_NAME_SCALES, tops):
+    # Smaller, before anything of it is cut off.
+    scales = (1.0, 0.88, least_name(len(builder.subject.runs)))
+    for scale, top in itertools.product(scales, tops):
         size, pitch = _LABEL * scale, round(px(_LINE) * scale)
         lines = _wrapped(builder, tile.run.label, size)
         n_lines = max(1, (box.bottom - top) // pitch - 1)
@@ -267,13 +276,15 @@ def _beside_name(builder: PlanBuilder, n_characters: int) -> int:
 
 
 def _wrapped(builder: PlanBuilder, label: str, size: float) -> list[str]:
-    """Break ``label`` into lines that fit beside a run's maps; a word that is too long has a line
-    to itself."""
-    lines = [""]
+    """Break ``label`` into lines that fit beside a run's maps; a setting that is too long for one
+    is broken before its value."""
+    room, lines = builder.px(_NAME_ROOM), [""]
     for word in label.split(" "):
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and builder.text_width(longer, size, bold=True) > builder.px(_NAME_ROOM):
-            lines.append(word)
-        else:
+        if builder.text_width(longer, size, bold=True) <= room:
             lines[-1] = longer
-    return lines
+            continue
+        name, equals, value = word.partition("=")
+        is_broken = equals and builder.text_width(word, size, bold=True) > room
+        lines += [f"{name}=", value] if is_broken else [word]
+    return [line for line in lines if line]

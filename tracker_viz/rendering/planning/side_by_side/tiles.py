@@ -20,10 +20,12 @@ from tracker_viz.types import HeadId
 _LEAST_PX = 56.0  # at 1080p: smaller maps of all heads tell less than larger ones of some
 _WANTED_PX = 64.0
 _CHOSEN = (48, 40, 32, 24, 16, 12, 10, 8, 6, 5, 4, 3, 2, 1)
-_LABEL, _BESIDE, _BLOCK_LABEL, _CAPTION, _COLUMN_LABEL = 30, 240, 34, 25, 24
+_LABEL, _BESIDE, _BLOCK_LABEL, _CAPTION, _COLUMN_LABEL = 34, 240, 34, 27, 24
 _GAPS, _GAPS_OF_MANY = (40, 12), (24, 8)  # across, down
-LEAST_NAME = 0.7  # a run's name may be set so much smaller before it is cut off
 MANY_RUNS = 30  # from here on every line of pixels counts
+# A run's name may be set so much smaller before it is cut off: that of few runs is read in a small
+# player, too.
+_LEAST_NAME, _LEAST_NAME_OF_MANY = 0.77, 0.58
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +93,12 @@ def fit_tiles(builder: PlanBuilder, area: Box, *, length: int, name_px: int) -> 
     sheets = _sheets_of_all(n_blocks, n_heads, captioned=builder.subject.is_matched)
     whole = _largest(builder, sheets, len(runs), length, area, name_px)
     if whole and whole.map_px >= min(_LEAST_PX * builder.unit, 2.0 * length):
-        return whole
+        return _without_spare(builder, whole)
     best, best_worth = whole, 0.0
     wanted = min(_WANTED_PX * builder.unit, 2.0 * length)
-    most = max(len(run.ranking) - run.ranking.count(None) for run in runs)
+    # As many as every run has, but for a few: else those that have fewer would leave gaps.
+    n_of_each = [len(run.ranking) - run.ranking.count(None) for run in runs]
+    most = max(min(n_of_each), min(4, max(n_of_each)))
     for n in _CHOSEN:
         if n > most:
             continue
@@ -111,7 +115,22 @@ def fit_tiles(builder: PlanBuilder, area: Box, *, length: int, name_px: int) -> 
             f"{len(runs)} runs do not fit into {builder.width}x{builder.height} pixels; choose a "
             "larger size (video.size=4k) or fewer runs"
         )
-    return best
+    return _without_spare(builder, best)
+
+
+def _without_spare(builder: PlanBuilder, tiling: Tiling) -> Tiling:
+    """Return ``tiling`` with tiles no higher than what stands in them."""
+    if tiling.beside:  # a run's name may need more lines than its maps
+        return tiling
+    _, top = maps_origin(builder, tiling, Box(0, 0, 0, 0))
+    pitch = tiling.map_px + tiling.gap + _caption_px(builder, tiling)
+    width, _ = tiling.tile
+    return replace(tiling, tile=(width, top + (tiling.rows - 1) * pitch + tiling.map_px))
+
+
+def least_name(n_runs: int) -> float:
+    """Return the smallest size of a run's name, as a part of its usual one."""
+    return _LEAST_NAME_OF_MANY if n_runs >= MANY_RUNS else _LEAST_NAME
 
 
 def slots(builder: PlanBuilder, tiling: Tiling, run: RunTrack, tile: Box) -> Iterator[Slot]:
@@ -131,7 +150,8 @@ def tile_box(tiling: Tiling, index: int, area: Box) -> Box:
     down, across = divmod(index, tiling.across)
     width, height = tiling.tile
     pitch_x = (area.width - width) // max(1, tiling.across - 1)
-    pitch_y = (area.height - height) // max(1, tiling.down - 1)
+    # What is left stays below the last row, not between the rows.
+    pitch_y = min((area.height - height) // max(1, tiling.down - 1), round(1.12 * height))
     return Box(area.x + across * pitch_x, area.y + down * pitch_y, width, height)
 
 
@@ -225,7 +245,10 @@ def _worth(tiling: Tiling, n_runs: int, name_px: int) -> float:
     else:
         # A smaller name is no loss, but one that is cut off tells nothing apart.
         width = tiling.tile[0]
-        worth *= min(1.0, width / name_px) ** 0.25 * min(1.0, width / (LEAST_NAME * name_px)) ** 2
+        worth *= (
+            min(1.0, width / name_px) ** 0.25
+            * min(1.0, width / (least_name(n_runs) * name_px)) ** 2
+        )
     return worth
 
 
