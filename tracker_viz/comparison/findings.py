@@ -85,14 +85,6 @@ def formed_roles(groups: Sequence[SettingGroup]) -> list[str]:
     return list(formed)
 
 
-def roles_sentence(together: SettingGroup, axis: Axis) -> str:
-    """Return when the runs of a group formed each role; empty where none did."""
-    parts = _role_parts(together, formed_roles([together]), axis)
-    if not parts:
-        return ""
-    return f"{'; '.join(parts)}."
-
-
 def times_text(times: OnsetTimes, axis: Axis) -> str:
     """Return the shortest form of ``onset_sentence``: ``5 of 6 · 480 (460 to 633)``."""
     share = f"{times.n_formed} of {times.n_runs}"

@@ -84,7 +84,7 @@ def storyboard(
     stays_s = (_stays(np.asarray(steps, np.float64), pace, story) * mean_s).tolist()
     for index, stay_s in enumerate(stays_s):
         if pace == "story":
-            shots += _rests(index, steps, story)
+            shots += _rests(index, story)
 
         # No picture is shorter than a thirtieth of a second: a player would leave it out. 1e-9 is
         # for a stay of exactly n of these, which may come out just below.
@@ -96,7 +96,7 @@ def storyboard(
             for number in range(1, n_between + 1)
         ]
     if pace == "story":
-        shots += _rests(gaps, steps, story)
+        shots += _rests(gaps, story)
     return (*shots, Shot(gaps, 0.0, max(hold_s, mean_s), "end"))
 
 
@@ -130,11 +130,11 @@ def _stays(steps: NDArray[np.float64], pace: Pace, story: Story) -> NDArray[np.f
     return np.asarray(lengths / lengths.mean())
 
 
-def _rests(index: int, steps: Sequence[int], story: Story) -> Iterator[Shot]:
+def _rests(index: int, story: Story) -> Iterator[Shot]:
     """Yield shots that hold the capture at ``index`` for every event that is complete there, if the
     picture shows what it is about."""
     for number, event in enumerate(story.events):
-        if event.last_step != steps[index] or not story.is_shown(number):
+        if event.last_step != story.steps[index] or not story.is_shown(number):
             continue
         for _ in range(_BLINKS):
             yield Shot(index, 0.0, _BLINK_S, event=number, blink=True)

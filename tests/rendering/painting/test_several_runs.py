@@ -22,9 +22,11 @@ from tracker_viz.rendering import (
     Subject,
     Timing,
     picture_size,
+    storyboard,
     theme,
     write_last_picture,
 )
+from tracker_viz.rendering.painting.words import paint_corners
 from tracker_viz.rendering.plan import Box, Roles
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.planning.side_by_side.tiles import fit_tiles, slots, tile_box
@@ -108,14 +110,20 @@ def within(box, room):
 
 
 def expected(renderer, run, heatmap, capture):
-    """The box as the captures say: each cell in its color, the future in the panel's."""
+    """The box as the captures say: each cell in its color, the future in the panel's, but for the
+    corner of a head with a role."""
     values = run.series.read(capture, [heatmap.source.name])[heatmap.source.name][
         0, heatmap.source.head
     ]
     colors = renderer.plan.scales["attention"].table()[values.view(np.uint16)]
     colors[np.triu(np.ones(values.shape, bool), 1)] = rgb(THEME.panel)
     cell_px = heatmap.box.width // len(values)
-    return colors.repeat(cell_px, 0).repeat(cell_px, 1)
+    pixels = np.zeros((renderer.plan.height, renderer.plan.width, 3), np.uint8)
+    pixels[heatmap.box.area] = colors.repeat(cell_px, 0).repeat(cell_px, 1)
+    captures = [max(0, min(capture, len(each.series) - 1)) for each in renderer.subject.runs]
+    only = dataclasses.replace(renderer.plan, heatmaps=(heatmap,))
+    paint_corners(pixels, only, renderer.role_colors(captures))
+    return pixels[heatmap.box.area]
 
 
 def test_every_map_shows_its_own_head_of_its_own_run_at_its_own_capture(renderer, runs):
@@ -247,7 +255,9 @@ def test_in_matched_order_every_map_says_whose_it_is_where_attention_never_looks
         assert heatmap.corner == f"H{heatmap.head[1]}"
         box = heatmap.box
         shown = box_of(pixels, box).astype(int)
-        words = (np.abs(shown - rgb(THEME.dim)).max(2) < 40) & heatmap_future(heatmap)
+        colors = [THEME.dim, THEME.roles["induction"]]  # of a name, or of the ground of one
+        near = [np.abs(shown - rgb(color)).max(2) < 40 for color in colors]
+        words = np.any(near, axis=0) & heatmap_future(heatmap)
         rows, columns = np.nonzero(words)
         assert len(rows), heatmap.name
         assert rows.max() < box.height / 2 < columns.min() + 12
@@ -403,11 +413,30 @@ def test_the_story_says_which_runs_took_a_role_first_and_last_and_which_never_di
     assert sink.caption == "1 of 4 runs: seed=3; never seed=0 and 2 more"
     assert induction.caption == ("3 of 4 runs: seed=0 and seed=1 first, seed=2 last; never seed=3")
     assert induction.steps_text == f"{steps[1]:,}–{steps[3]:,}"
-    assert (sink.last_step, induction.last_step) == (steps[2], steps[3])
+    assert (sink.last_step, induction.last_step) == (2, 3), "points of time"
+    # The film rests where the last of them took it, and says so.
+    shots = storyboard(steps, story=renderer.plan.story)
+    assert {(shot.event, shot.index) for shot in shots if shot.event is not None} == {
+        (0, 2),
+        (1, 3),
+    }
     assert renderer.plan.story.summary == (
         f"After {steps[-1]:,} steps: sink in 1 of 4 runs ({steps[2]:,}), "
         f"induction in 3 of 4 runs ({induction.steps_text})"
     )
+
+
+def test_the_story_is_told_on_every_axis(runs):
+    of_progress = [
+        dataclasses.replace(run, places=run.places / 1000, onsets={"induction": 0.5})
+        for run in (runs[0], runs[2])
+    ]
+    subject = Subject(tuple(of_progress), side_by_side(of_progress, "progress"), "runs")
+    renderer = Renderer(subject, LAYOUT, size="960x540")
+    (event,) = renderer.plan.story.events
+    assert renderer.plan.story.summary == f"At the end: induction in 2 of 2 runs ({event.ended})"
+    assert event.past_headline.endswith("%: induction")
+    renderer.draw(Shot(len(renderer) - 1, 0.0, 0.1, "end"))
 
 
 def test_a_few_runs_have_a_lane_each_with_a_bar_from_when_they_took_a_role(runs):

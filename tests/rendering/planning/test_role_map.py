@@ -7,8 +7,8 @@ import pytest
 
 from tracker_viz.rendering import Renderer, Series
 from tracker_viz.rendering.plan import Roles
+from tracker_viz.rendering.planning.many_heads.role_map import role_codes
 from tracker_viz.rendering.planning.readouts import readout_text
-from tracker_viz.rendering.planning.role_map import role_codes
 from tracker_viz.rendering.scales import ROLE_LEVELS
 from tracker_viz.rendering.sources import CodedMap
 from tracker_viz.rendering.theme import THEMES, rgb

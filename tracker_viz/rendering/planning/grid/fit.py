@@ -24,7 +24,9 @@ FOOT = 30  # at 1080p: below the last row, for brackets and their words
 _COLUMN_NAMES = 18  # at 1080p: above the first row
 # How much wider than high, and higher than wide, attention maps may be.
 _WIDER, _HIGHER = 5 / 3, 4 / 3
-_GAPS = (10, 6, 3)  # at 1080p: between two maps; the smallest where that saves cells
+# At 1080p: between two maps, the smallest where that saves cells; and in pixels of any picture, or
+# their frames would cover each other.
+_GAPS, _LEAST_GAP_PX = (10, 6, 4), 4
 LEAST_MAP_PX = 40  # at 1080p; where maps of heads would be smaller, a mosaic with zooms tells more
 
 
@@ -127,7 +129,7 @@ def fit_grid(
                 0,
                 0,
                 1,
-                builder.even(gap),
+                max(_LEAST_GAP_PX, builder.even(gap)),
                 lines,
                 0 if cornered else _caption_px(builder, strands, lines),
                 _foot_px(builder, strands, lines),

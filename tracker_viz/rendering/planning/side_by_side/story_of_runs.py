@@ -22,6 +22,8 @@ _AT_END = {"step": "After {} steps", "tokens": "After {} tokens", "progress": "A
 class RoleInRuns(Event):
     """A role is taken by one run after the other: it happens from the first of them to the last.
 
+    Its steps are numbers of points of time, whatever the clock of the picture counts.
+
     Attributes:
         n_runs: of the picture.
         labels: of the runs that took it, the earliest first.
@@ -70,12 +72,13 @@ class RoleInRuns(Event):
     def steps_text(self) -> str:
         return self.began if self.began == self.ended else f"{self.began}–{self.ended}"
 
+    @property
+    def past_headline(self) -> str:
+        return f"since {self.ended}: {self.headline}"
+
 
 def tell_story_of_runs(subject: Subject) -> Story:
-    """Return an event for each role that any run took for good, complete with the last of them.
-
-    Points of a progress axis are shares, and no steps: their story is its summary alone.
-    """
+    """Return an event for each role that any run took for good, complete with the last of them."""
     timing = subject.timing
     found = []
     for role in ROLES:
@@ -86,9 +89,7 @@ def tell_story_of_runs(subject: Subject) -> Story:
     place = _AT_END[timing.axis].format(clock_text(timing, len(timing.points) - 1))
     told = [f"{event.headline} in {event.who} ({event.steps_text})" for event in found]
     summary = f"{place}: {', '.join(told) or 'no role was taken for good'}"
-    if timing.axis == "progress":
-        return Story(summary=summary)
-    points = tuple(round(point) for point in timing.points.tolist())
+    points = tuple(range(len(timing.points)))
     return Story(points, tuple(found), _change(subject), summary)
 
 
@@ -106,8 +107,8 @@ def _role_in_runs(subject: Subject, role: str) -> RoleInRuns | None:
     taken.sort(key=lambda each: each[0])
     at = [min(point, len(timing.points) - 1) for point, _ in taken]
     return RoleInRuns(
-        first_step=round(timing.points[max(0, at[0] - 1)]),
-        last_step=round(timing.points[at[-1]]),
+        first_step=max(0, at[0] - 1),
+        last_step=at[-1],
         role=role,
         strength=len(taken) / len(subject.runs),
         n_runs=len(subject.runs),

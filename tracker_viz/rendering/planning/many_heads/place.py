@@ -37,9 +37,13 @@ from tracker_viz.rendering.planning.cards import (
     weight_card,
 )
 from tracker_viz.rendering.planning.content import Heads, Matrices
-from tracker_viz.rendering.planning.mosaic import MOST_ZOOMS, place_mosaic, place_zooms
+from tracker_viz.rendering.planning.many_heads.mosaic import MOST_ZOOMS, place_mosaic, place_zooms
+from tracker_viz.rendering.planning.many_heads.role_map import (
+    place_role_map,
+    shows_role_map,
+    telling_heads,
+)
 from tracker_viz.rendering.planning.plan_builder import BAR_PITCH, TITLES, PlanBuilder, next_even
-from tracker_viz.rendering.planning.role_map import place_role_map, shows_role_map, telling_heads
 from tracker_viz.rendering.sources import CodedMap, Mosaic
 
 log = logging.getLogger(__name__)
