@@ -308,7 +308,8 @@ def test_the_poster_is_the_last_picture(renderer, tmp_path):
 
     path = write_last_picture(renderer, tmp_path / "poster")
     assert path.name == "poster.png"
-    assert np.array_equal(np.asarray(Image.open(path)), renderer.frame(len(renderer) - 1).pixels)
+    end = renderer.draw(Shot(len(renderer) - 1, 0.0, 1.0, "end"))
+    assert np.array_equal(np.asarray(Image.open(path)), end.pixels)
 
 
 @pytest.mark.parametrize("matched", [False, True])
@@ -421,8 +422,8 @@ def test_the_story_says_which_runs_took_a_role_first_and_last_and_which_never_di
         (1, 3),
     }
     assert renderer.plan.story.summary == (
-        f"After {steps[-1]:,} steps: sink in 1 of 4 runs ({steps[2]:,}), "
-        f"induction in 3 of 4 runs ({induction.steps_text})"
+        f"After {steps[-1]:,} steps: induction in 3 of 4 runs ({induction.steps_text}), "
+        f"sink in 1 ({steps[2]:,})"
     )
 
 

@@ -52,11 +52,12 @@ def write_poster(renderer: Renderer, path: Path | str) -> Path:
 
 
 def write_last_picture(renderer: Renderer, path: Path | str) -> Path:
-    """Write a PNG of the last picture: of a comparison, all curves played and all onsets passed.
+    """Write a PNG of the end of the film: all curves played, and what came out as the caption.
 
     Return its path, which ends in ``.png``.
     """
-    return write_whole(png(renderer.frame(len(renderer) - 1).pixels), with_suffix(path, (".png",)))
+    end = renderer.draw(Shot(len(renderer) - 1, 0.0, 0.0, "end"))
+    return write_whole(png(end.pixels), with_suffix(path, (".png",)))
 
 
 def write_key_frames(
