@@ -386,6 +386,38 @@ def test_a_head_stands_beside_its_value_weighted_map_where_captures_hold_norms(s
     assert all(source.weighted_by for source in _large_maps(series, of_all))
 
 
+def test_below_a_large_head_are_the_words_that_it_raises_most(synthetic, tmp_path):
+    shape = (2, 2, 4, 3)  # block, head, position, rank
+    run = []
+    for capture in synthetic.captures(2, blocks=2, heads=2, length=16, period=5, width=8, hidden=8):
+        ids = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+        added = {"write.top": ids, "write.top_logit": ids / 10, "write.right": ids[1, 0, :, 2]}
+        axes = {**capture.axes, "write.right": ("position",)}
+        axes |= dict.fromkeys(
+            ("write.top", "write.top_logit"), ("block", "head", "position", "rank")
+        )
+        texts = {
+            "write.top": tuple(f"w{round(each)}" for each in ids.flat),
+            "write.token": tuple("abcd"),
+            "write.right": tuple("bcde"),
+        }
+        capture = replace(
+            capture,
+            arrays={**capture.arrays, **added},
+            axes=axes,
+            labels={**capture.labels, **texts},
+        )
+        run.append(synthetic.write_capture(tmp_path, capture))
+    panel = LAYOUTS["head"].panels[0].model_copy(update={"block": 1, "head": 0})
+    layout, series = Layout(name="words", panels=(panel,)), Series(run, title="words")
+    (words,) = make_plan(layout, series).words
+    assert words.texts[-1] == tuple(
+        tuple(f"w{24 + 3 * position + rank}" for position in range(4)) for rank in range(3)
+    )
+    assert words.marked[-1].tolist() == [[False] * 4, [False] * 4, [True] * 4]
+    assert not make_plan(layout, series, size="square").words, "maps and scores need the room"
+
+
 def _large_maps(series, layout):
     sources = [heatmap.source for heatmap in make_plan(layout, series).heatmaps]
     return [source for source in sources if isinstance(source, HeadMap)]

@@ -52,7 +52,7 @@ def text_worsens(series: ScoreSeries, metric: str) -> Iterator[Event]:
                 metric=_TEXT,
                 before=float(losses[best]),
                 after=float(loss),
-                strength=0.7,
+                strength=0.9,
                 training=(float(followed[best]), float(followed[at])),
             )
             return

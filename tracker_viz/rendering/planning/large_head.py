@@ -27,7 +27,9 @@ from tracker_viz.rendering.sources import norms_name
 _TOKENS = ((20.0, 1), (20.0, 2), (20.0, 3))
 """Sizes of tokens, and in how many columns they take turns along a side. The first that costs the
 maps little is taken. Where no way has room for all tokens, some are left out of the first."""
-_ROOM_FOR_MAPS = 3.0  # times the height of words: in less there are maps alone
+# Times the height of words: in less there are maps alone. Wide pictures, and narrow ones, which
+# have scores beside or below smaller maps.
+_ROOM_FOR_MAPS = (3.5, 6.0)
 _ABOVE_WORDS = 20  # at 1080p
 _WEIGHTED = "Weighted by values"
 _COPY = 20.0  # font size of the names of copies
@@ -44,7 +46,8 @@ def place_head(builder: PlanBuilder, panel: LargeHead, scores: list[str], area: 
     rows = _maps(builder, panel)
     place = _chosen(builder, panel, rows[0])
     words = head_words(builder, _numbers(rows[0], place))
-    if words is None or area.height < _ROOM_FOR_MAPS * words.height(builder):
+    room = _ROOM_FOR_MAPS[builder.is_narrow]
+    if words is None or area.height < room * words.height(builder):
         return _place_maps(builder, rows, place, scores, area)
     above = bottom_at(area, area.bottom - words.height(builder))
     bottom = _place_maps(builder, rows, place, scores, above)
