@@ -42,20 +42,14 @@ def chosen_keys(
         indices: int64 [..., query, choice], its largest.
     """
     is_square = ranked.ndim >= 3 and tuple(ranked.shape[-2:]) == (length, length)
-    if not is_square or ranked.numel() % (n_rows * length**2):
+    if not is_square or length < 2 or ranked.numel() % (n_rows * length**2):
         return None
-    if length < 2 or bool(
-        (ranked.detach().triu(1) < _MASKED).sum((-2, -1)).min() < _n_above(length)
-    ):
+    is_later = torch.ones(length, length, dtype=torch.bool, device=ranked.device).triu(1)
+    if bool((ranked.detach()[..., is_later] > _MASKED).any()):
         return None
-    chosen = torch.zeros_like(ranked, dtype=torch.bool).scatter_(-1, indices.detach(), True).tril()
-    # A query has fewer keys before it than are chosen, at first: the rest of its choice is masked.
-    by_head = chosen.reshape(n_rows, -1, length, length)
-    return KeyChoice(
-        modules, by_head[:, 0] if by_head.shape[1] == 1 else by_head, indices.shape[-1]
-    )
-
-
-def _n_above(length: int) -> int:
-    """Return the number of entries above the diagonal."""
-    return length * (length - 1) // 2
+    chosen = torch.zeros_like(ranked, dtype=torch.bool).scatter_(-1, indices.detach(), True)
+    # The first queries have fewer keys before them than are chosen: the rest is masked.
+    chosen = chosen.tril().reshape(n_rows, -1, length, length)
+    if chosen.shape[1] == 1:
+        chosen = chosen[:, 0]
+    return KeyChoice(modules, chosen, indices.shape[-1])
