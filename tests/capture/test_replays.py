@@ -123,3 +123,14 @@ def test_rows_that_a_model_is_given_one_after_the_other_are_put_together():
     for block, matrix in expected.items():
         torch.testing.assert_close(by_row[block], matrix, atol=1e-5, rtol=0)
         torch.testing.assert_close(at_once[block], matrix, atol=1e-5, rtol=0)
+
+
+def test_nothing_is_left_behind_when_a_pass_fails_inside_a_mixer():
+    model = randomised(lambda: alone(lambda: Scanned(SCANS["delta"])))
+    structure, *_ = examine(model)
+    model.blocks[1].attn.out = torch.nn.Linear(1, 1)
+    with isolated(model), pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        attend(model, probe(), structure, mixing={})
+    assert torch._C._len_torch_function_stack() == 0
+    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(module._forward_pre_hooks for module in model.modules())
