@@ -48,7 +48,7 @@ INNER_LAYERS = {
     "capture": [
         ["ablation", "checkpoints", "inspection", "options", "recorder"],
         ["camera", "governor"],
-        ["budget", "schedule"],
+        ["budget", "loop_counter", "schedule"],
         ["checks"],
         ["routing", "signals"],
         ["discover"],

@@ -638,7 +638,7 @@ def test_what_cannot_be_captured_is_refused_before_training(make, error, message
 
 def test_a_probe_whose_attention_would_fill_the_memory_is_refused_before_training(monkeypatch):
     monkeypatch.setattr(
-        "tracker_viz.capture.discover.blocks.MAX_ATTENTION_BYTES", 2 * 4 * T * T * 2 * 2
+        "tracker_viz.capture.discover.look.MAX_ATTENTION_BYTES", 2 * 4 * T * T * 2 * 2
     )  # two rows in two blocks
     recorded(tiny(2), Schedule.every(1))
     with pytest.raises(

@@ -21,6 +21,7 @@ from tracker_viz.capture.camera import Camera
 from tracker_viz.capture.checks import whole
 from tracker_viz.capture.discover.model_info import summary
 from tracker_viz.capture.governor import CostLimit, Governor
+from tracker_viz.capture.loop_counter import LoopCounter
 from tracker_viz.capture.notice import say
 from tracker_viz.capture.probe import Probe, as_probe
 from tracker_viz.capture.schedule import Schedule
@@ -74,7 +75,7 @@ class Recorder:
         self.schedule = schedule
         self.governor = governor or Governor(schedule, start_step=start_step)
         self._sink = sink
-        self._counter = _LoopCounter(start_step, counts_from)
+        self._counter = LoopCounter(start_step, counts_from)
         self._latest = _NO_CALL
         # In the loop's own count. -_NEVER sends the first call of ``step`` to ``_on_due``.
         self._next_call = -_NEVER if camera.takes_part else _NEVER
@@ -340,50 +341,6 @@ def record(
         counts_from=counts_from,
         governor=governor,
     )
-
-
-class _LoopCounter:
-    """Turns a loop's own counter into finished optimizer steps.
-
-    Attributes:
-        offset: what is added to the counter: 1 for a loop that counts from 0, else 0.
-    """
-
-    def __init__(self, start_step: int, counts_from: int | None) -> None:
-        if counts_from not in (None, 0, 1):
-            raise ConfigError(f"counts_from is 0 or 1, or None to find out; got {counts_from!r}")
-        self.start_step = start_step
-        self.offset = 0
-        self._is_known = counts_from is not None
-        self._went_back = False
-        if counts_from == 0:
-            self.offset = 1
-
-    def finished(self, step: Any) -> int:
-        """Return the number of finished steps that ``step`` stands for; the first call tells
-        whether the loop counts from 0 or from 1.
-
-        Raises:
-            ConfigError: it is not a whole number.
-        """
-        number = whole("step", step, 0)
-        if not self._is_known:
-            self._is_known = True
-            self.offset = int(number == self.start_step)
-        return number + self.offset
-
-    def warn_once_that_it_went_back(self, before: int, step: int, next_call: int) -> None:
-        """Warn, at the first such step, that the loop's counter went back."""
-        if not self._went_back and distributed.is_main_process():
-            log.warning(
-                "step went back from %d to %d: captures are numbered by the "
-                "optimizer steps of the whole run, so the next capture is at "
-                "step %d; pass a counter that does not restart each epoch",
-                before,
-                step,
-                next_call,
-            )
-        self._went_back = True
 
 
 def _wait_for(device: torch.device) -> None:
