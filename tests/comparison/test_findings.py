@@ -214,6 +214,12 @@ def test_a_setting_that_moves_the_onset_is_found_and_said_with_its_interval():
     assert "corrected for all of them" in sentence
 
 
+def test_of_a_number_its_order_counts_and_not_its_size():
+    runs = [make_run(f"{i}", {"lr": 10.0**-i}, loss=1 + 0.1 * i) for i in range(6)]
+    (found,) = correlations(runs, run_table(runs))
+    assert (found.outcome, found.coefficient) == ("loss", pytest.approx(-1))
+
+
 def test_no_effect_is_said_to_be_none():
     runs = factorial()
     sentence = strongest_sentence(correlations(runs, run_table(runs)), len(runs))

@@ -136,6 +136,13 @@ def test_coefficients_are_scipys_and_those_of_the_definition(seed):
     assert partly.coefficients[0, 0] == pytest.approx(kept, abs=0.02)
 
 
+def test_orders_that_are_as_strong_as_what_was_found_count():
+    """Of the 720 orders of six runs two give a rank correlation of 1 or -1."""
+    six = np.arange(6.0)
+    tests = permutation_tests([Factor(six, is_number=True)], [six], min_runs=6)
+    assert tests.p_alone[0, 0] == tests.p_corrected[0, 0] == pytest.approx(2 / 720, abs=0.002)
+
+
 def test_what_does_not_vary_or_has_too_few_runs_is_not_tested():
     varying = Factor(np.arange(8.0), is_number=True)
     constant = Factor(np.zeros(8), is_number=True)
