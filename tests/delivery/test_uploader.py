@@ -11,6 +11,7 @@ from local_runs import only_run, steps_at
 from tracker_viz.delivery import Destination, Outbox, push
 from tracker_viz.delivery import outbox as outbox_module
 from tracker_viz.delivery.backlog import Backlog
+from tracker_viz.delivery.journal import Journal
 from tracker_viz.delivery.uploader import State
 from tracker_viz.errors import TrackerError, TransientTrackerError
 from tracker_viz.trackers import ChunkPolicy
@@ -65,6 +66,17 @@ def test_what_was_sent_is_no_longer_left_and_what_waits_for_push_is():
     backlog.remove([ref(1)])
     backlog.deferred.add(ref(1))
     assert backlog.n_left == 1
+
+
+def test_a_capture_is_delivered_with_its_metrics_and_by_its_content(tmp_path):
+    path = tmp_path / "there.jsonl"
+    Journal(path).note_captures([ref(1, 40)])
+    journal = Journal(path)
+    assert journal.has(ref(1, 40))
+    assert not journal.has_all_of(ref(1, 40)), "its metrics are still to be sent"
+    assert not journal.has(ref(1, 41)), "another capture took its step"
+    journal.note_metrics([ref(1).file_name])
+    assert Journal(path).has_all_of(ref(1, 40))
 
 
 def test_an_uploader_goes_through_its_states(tmp_path, there, monkeypatch, caplog):

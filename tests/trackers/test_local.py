@@ -142,7 +142,9 @@ def test_what_is_stored_has_its_name_on_the_disk_before_the_spool_lets_go_of_it(
 
     monkeypatch.setattr(os, "fsync", noted)
     run.put_captures([capture])
-    assert order[-1] == (str(stored.parent), True)
+    (file, is_named), last = order[-2:]
+    assert (file.endswith(".partial"), is_named) == (True, False), "its bytes before its name"
+    assert last == (str(stored.parent), True)
 
 
 def test_a_capture_that_is_delivered_while_it_is_looked_at_is_told_as_any_other_that_is_gone(
