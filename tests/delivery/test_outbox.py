@@ -280,6 +280,9 @@ def test_training_goes_on_in_a_run_from_another_machine(tmp_path, there):
         assert again.captured_steps == {0}
         again.submit(make_capture(5))
     assert steps_at(only_run(tmp_path / "there")) == [0, 5]
+    other = Destination("local", {"directory": str(tmp_path / "other")})
+    with Outbox(tmp_path / "both", [Destination("local", ref=ref), other], name="a") as both:
+        assert both.captured_steps == frozenset(), "the other run has none"
 
 
 def test_a_spool_of_one_run_refuses_to_record_another(tmp_path, there):

@@ -54,6 +54,11 @@ def test_a_chunk_that_is_not_full_waits_for_more():
     backlog.add(ref(2, 40))
     assert backlog.due_in_s(backlog.next_chunk(patient), patient) == 0, "no more bytes fit"
     assert backlog.due_in_s([], patient) is None
+    waiting = backlog_of(ref(0, 40))
+    waiting._waiting_since[ref(0, 40)] -= 900
+    waiting.add(ref(1, 40))
+    chunk = waiting.next_chunk(patient)
+    assert waiting.due_in_s(chunk, patient) == pytest.approx(100, abs=60), "as the oldest waits"
     hasty = ChunkPolicy(captures=9, seconds=0)
     assert backlog.due_in_s(backlog.next_chunk(hasty), hasty) == 0
 
@@ -105,6 +110,24 @@ def test_an_uploader_goes_through_its_states(tmp_path, there, monkeypatch, caplo
     assert outbox.close().complete
     assert state(outbox) is State.FINISHED
     assert "local is back" in caplog.text
+
+
+def test_after_an_attempt_without_an_answer_only_what_is_missing_is_sent(
+    tmp_path, there, monkeypatch
+):
+    put_captures, attempts = LocalRun.put_captures, []
+
+    def put_without_answer(run, captures):
+        attempts.append([capture.ref.step for capture in captures])
+        put_captures(run, captures)
+        if len(attempts) == 1:
+            raise TransientTrackerError("no answer")
+
+    monkeypatch.setattr(LocalRun, "put_captures", put_without_answer)
+    with Outbox(tmp_path / "spool", [there], name="a") as outbox:
+        outbox.submit(make_capture(0))
+    assert outbox.close().complete
+    assert attempts == [[0]]
 
 
 def test_an_uploader_that_hangs_is_dismissed_with_its_captures_left(tmp_path, there, monkeypatch):
