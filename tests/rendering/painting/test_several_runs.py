@@ -391,7 +391,7 @@ def test_the_names_of_64_runs_are_not_cut_off(runs):
     said = " ".join(label.text for label in renderer.plan.labels).replace("= ", "=")
     assert all(f"learning_rate=0.0001 seed={index} " in f"{said} " for index in range(64))
     assert "…" not in said
-    assert "most specialised head of each run" in said or "most specialised heads of" in said
+    assert "most specialized head of each run" in said or "most specialized heads of" in said
 
 
 def story_runs(runs):

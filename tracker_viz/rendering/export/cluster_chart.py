@@ -24,6 +24,7 @@ from tracker_viz.rendering.export.chart import (
     write_chart,
     write_header,
 )
+from tracker_viz.rendering.planning.cards import score_title
 from tracker_viz.rendering.theme import Theme, run_colors
 from tracker_viz.rendering.theme import theme as theme_by_name
 
@@ -213,7 +214,7 @@ def _score_titles(axes: Any, scores: Sequence[str], n_columns: int, theme: Theme
         axes.text(
             (number + 0.5) * wide,
             -0.012 * axes.get_ylim()[0],
-            textwrap.fill(score.replace("_", " "), 10),
+            textwrap.fill(score_title(f"scores.head.{score}"), 10),
             ha="center",
             va="bottom",
             fontsize=11.5,

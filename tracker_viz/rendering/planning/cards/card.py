@@ -20,6 +20,7 @@ _TELLING = {
     "expert.text_share": "share of text",
     "expert.vocabulary": "same token again",
     "head.distance": "distance looked back",
+    "head.specialisation": "specialization",  # stored under the British spelling
     "write.copying": "copies the right token",
     "write.right_repeated": "raises the right token (repeats)",
     "write.right_text": "raises the right token (text)",

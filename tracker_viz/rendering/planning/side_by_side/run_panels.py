@@ -114,9 +114,9 @@ def _say_what_is_shown(builder: PlanBuilder, tiling: Tiling, heads: Heads) -> No
     builder.text(text, x, builder.mark.y, _SMALL, align="right")
     builder.mark, builder.numbers_end = None, round(x)
     if not tiling.all_heads:
-        some = "the most specialised head"
+        some = "the most specialized head"
         if tiling.n_maps > 1:
-            some = f"the {tiling.n_maps} most specialised heads"
+            some = f"the {tiling.n_maps} most specialized heads"
         builder.clauses.append(f"{some} of each run")
 
 
