@@ -43,6 +43,7 @@ def share(plan, kind):
         ((4, 8), "1080p", 0.5),
         ((12, 12), "1080p", 0.42),
         ((48, 1), "1080p", 0.37),
+        ((48, 1), "square", 0.35),
     ],
 )
 def test_attention_takes_about_half_of_an_overview_and_weights_little(
@@ -51,6 +52,12 @@ def test_attention_takes_about_half_of_an_overview_and_weights_little(
     plan = make_plan(LAYOUTS["overview"], series_of(*shape), size=size)
     assert share(plan, HeadMap) >= least
     assert 0 < share(plan, WeightMap) < 0.08
+
+
+def test_a_blocks_only_head_has_the_name_of_its_block_in_the_corner(series_of):
+    plan = make_plan(LAYOUTS["overview"], series_of(48, 1), size="square")
+    maps = [each for each in plan.heatmaps if isinstance(each.source, HeadMap)]
+    assert [each.corner for each in maps] == [f"L{block}" for block in range(48)]
 
 
 def test_the_weights_of_an_overview_are_those_that_changed_most(series_of):

@@ -97,6 +97,15 @@ def test_the_ends_of_the_scale_stand_beside_the_curve(small_run, size):
     assert {f"{loss.max():.3g}", f"{loss.min():.3g}"} <= texts
 
 
+@pytest.mark.parametrize("high", [70, 80, 110, 200])
+def test_a_loss_that_falls_is_seen_however_low_its_curve(small_run, high):
+    builder = PlanBuilder(LAYOUTS["overview"], one_run(Series(small_run)), 1920, 1080, THEME)
+    timeline(builder, Box(30, 1080 - high, 1860, high), ())
+    (curve,) = builder.timeline.curves
+    fallen = curve.points[:, 1].max() - curve.points[:, 1].min()
+    assert fallen >= 0.6 * builder.timeline.plot.height
+
+
 def with_losses_on_copies(paths, directory):
     """The same captures, with a loss on copies of half their loss."""
     written = []
