@@ -199,7 +199,7 @@ def test_a_resumed_run_takes_neither_files_nor_captures_from_its_checkpoint(monk
     assert "secret" not in str(settings)
 
     trained["data"]["path"] = "/etc/passwd"
-    with pytest.raises(ConfigError, match=r"text data\.path='/etc/passwd': say which"):
+    with pytest.raises(ConfigError, match=r"text data\.path='/etc/passwd': choose the files"):
         resumed(settings_of(), trained, ["trainer.steps=77"])
     words = ["data=text", "data.path=books"]
     assert resumed(settings_of(*words), trained, words).data.path == "books"
