@@ -205,11 +205,24 @@ class Asked:
         """
         if any(place not in run for run in self.runs):
             return None
-        taken = [self._canonical(run[place], letters) for run in self.runs]
-        mixed = self._canonical(own[place], letters)
+        taken = [self._chosen(run[place], letters) for run in self.runs]
+        mixed = self._chosen(own[place], letters)
         if mixed is None or any(each is None for each in taken):
             return None
-        return self._checked(self._matrix([each for each in taken if each is not None]), mixed)
+        matrix = self._matrix([each for each in taken if each is not None])
+        return self._checked(matrix, mixed.transpose(1, 2))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The channels that are kept; empty where heads are."""
+        return () if self.how == "heads" else tuple(chosen_channels(self.values.shape[2]))
+
+    def _chosen(self, tensor: Tensor, letters: str) -> Tensor | None:
+        """Return [row, position, head, channel] of all heads, or of the channels that are kept."""
+        canonical = self._canonical(tensor, letters)
+        if canonical is None or self.how == "heads":
+            return canonical
+        return canonical[:, :, list(self.channels)]
 
     def _canonical(self, tensor: Tensor, letters: str) -> Tensor | None:
         """Return [row, position, head, channel] with the heads of the values, or None."""
@@ -222,6 +235,8 @@ class Asked:
             return tensor.reshape(*tensor.shape[:2], n_heads, width)
         if tensor.shape[3] != width or tensor.shape[2] % n_heads:
             return None
+        if self.how != "heads" and tensor.shape[2] != n_heads:
+            return None
         return tensor
 
     def _matrix(self, taken: list[Tensor]) -> Tensor:
@@ -233,25 +248,22 @@ class Asked:
         place = torch.arange(length, device=by_run.device)
         behind = place[:, None] - place[None, :]  # [query, key]
         if self.how == "filter":  # one run, with a one at the first token
-            return by_run[..., 0][..., behind.clamp(min=0)] * (behind >= 0)
+            return by_run[..., 0][..., behind.clamp(min=0)].masked_fill(behind < 0, 0)
         # In run c every n_taps-th token from c on was a one: of these, one alone reaches a query.
         column = (place % self.n_taps).expand(length, length)
         every = by_run.gather(-1, column.expand(*by_run.shape[:3], length))
-        return every * ((behind >= 0) & (behind < self.n_taps))
+        return every.masked_fill((behind < 0) | (behind >= self.n_taps), 0)
 
     def _checked(self, matrix: Tensor, mixed: Tensor) -> Answer | None:
-        chosen = [*range(matrix.shape[1])]
         values = self.values.transpose(1, 2).float()
-        mixed = mixed.transpose(1, 2)
-        if self.how != "heads":
-            chosen = chosen_channels(matrix.shape[1])
-            matrix, values, mixed = matrix[:, chosen], values[:, chosen], mixed[:, chosen]
+        if self.channels:
+            values = values[:, list(self.channels)]
         error = difference(torch.matmul(matrix, repeated(values, matrix.shape[1])), mixed)
         if error > tolerated(mixed.to(self.values.dtype)) or is_trivial(matrix):
             return None
         if not looks_back_only(matrix.abs()):
             return None
-        return Answer(matrix, error, values, () if self.how == "heads" else tuple(chosen))
+        return Answer(matrix, error, values, self.channels)
 
 
 def ask_places(
