@@ -206,6 +206,9 @@ def test_a_browser_shows_the_newest_capture_and_the_explorer(tmp_path, page):
             page.locator("#step", has_text=re.compile(f"^{step}$")).wait_for()
             decoded = "image => image.decode().then(() => image.naturalWidth)"
             assert page.locator("#now").evaluate(decoded) == 640
+        page.set_viewport_size({"width": 390, "height": 844})
+        box = page.locator("#now").bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(640 / 360, rel=0.01)
         page.click("#switch")
         frame = page.frame_locator("#explorer")
         frame.locator("h1", has_text="seen live").wait_for()

@@ -210,10 +210,12 @@ def test_all_scores_of_a_head_are_drawn_and_said_those_of_roles_first(renderer, 
     assert shown.locator(".curves li.held").first.inner_text().startswith(role)
     # A curve is pressed where it is looked at, and the playhead goes there.
     chart = shown.locator(".mini .chart").first
-    before = chart.locator(".playhead").get_attribute("d")
+    playhead, pinned = chart.locator(".playhead").all()
+    before = playhead.get_attribute("d")
     chart.click(position={"x": 2, "y": 10})
     assert step(shown) == "step 0"
-    assert chart.locator(".playhead").get_attribute("d") != before
+    assert playhead.get_attribute("d") != before
+    assert pinned.get_attribute("d") is None
     shown.keyboard.press("End")
     shown.locator(".pin").click()
     values = shown.locator(".mini b").all_inner_texts()

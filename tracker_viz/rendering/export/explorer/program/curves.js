@@ -18,11 +18,16 @@ async function curvesOf(id) {
       level = level + change & 255;
       return level === 255 ? NaN : low + (high - low) * level / 254;
     });
-    // As many digits as its 255 levels tell apart.
-    const told = high > low ? clamp(-Math.ceil(Math.log10((high - low) / 254)), 0, 6) : 2;
-    const digits = score.high === 1 ? Math.min(told, 2) : told;
-    return { ...score, values, digits };
+    return { ...score, values, digits: digitsOf(low, high, score.high === 1 ? 2 : 6) };
   });
+}
+
+/** As many digits behind the point as 255 levels between two values tell apart; three in all. */
+function digitsOf(low, high, most) {
+  if (high === low) return 2;
+  const apart = -Math.ceil(Math.log10((high - low) / 254));
+  const inAll = 2 - Math.floor(Math.log10(Math.max(Math.abs(low), Math.abs(high))));
+  return clamp(Math.min(apart, inAll), 0, most);
 }
 
 function scoreNumber(part, id, index) {
@@ -70,15 +75,16 @@ function curveChart(curves, { low, high, ticks, level, words }) {
   for (const curve of curves)
     svg.append(draw('path', { stroke: curve.color, 'stroke-width': curve.width,
       d: pathThrough(curve.values.map((value, at) => [1000 * share(run.steps[at]), up(value)])) }));
-  const playhead = draw('path', { class: 'playhead' });
-  svg.append(playhead);
+  const playheads = [draw('path', { class: 'playhead' }), draw('path', { class: 'playhead pinned' })];
+  svg.append(...playheads);
   dragAlong(svg, (x) => show(nearest(x, (step) => share(step) * svg.clientWidth)));
   const labels = ticks.map(([value, text]) => make('span', { style: `top: ${up(value)}%` }, text));
   if (words) labels.push(make('span', { class: 'level', style: `top: ${up(level)}%` }, words));
   return {
     element: make('div', { class: 'chart' }, svg, ...labels),
-    paint: (indices) => playhead.setAttribute('d', indices.map((index) =>
-      `M${1000 * share(run.steps[index])} 0V100`).join('')),
+    // Of two steps the first one is pinned.
+    paint: (indices) => indices.toReversed().forEach((index, at) =>
+      playheads[at].setAttribute('d', `M${1000 * share(run.steps[index])} 0V100`)),
   };
 }
 
@@ -112,7 +118,8 @@ function roleChart(id, curves) {
 function smallChart(curve) {
   const { title, meaning, low, high, chance } = curve;
   const most = Math.max(...curve.values.filter((value) => !Number.isNaN(value)), -Infinity);
-  const tick = (value) => String(Number(value.toPrecision(value < 1 ? 2 : 3)));
+  const tick = (value) =>
+    String(Number(value.toPrecision(value < 1 ? 2 : 3))).replace('-', '−');
   const top = `${most > high ? '≥' : ''}${tick(high)}`;
   const chart = curveChart([{ ...curve, color: run.theme.accent, width: 2 }], { low, high,
     level: chance, ticks: [[high, top], [low, tick(low)]] });
