@@ -57,8 +57,8 @@ class Named(Options):
         ({"seconds": float("nan")}, "film.seconds must be a number above 0 or null; got nan"),
         ({"seconds": float("inf")}, "film.seconds must be a number above 0 or null; got inf"),
         ({"workers": "x"}, "film.workers must be a whole number of at least 1 or null; got 'x'"),
-        ({"names": "head.sink"}, "film.names must be a list, each a text; got 'head.sink'"),
-        ({"names": [3]}, "film.names must be a list, each a text; got [3]"),
+        ({"names": "head.sink"}, "film.names must be a list, each a string; got 'head.sink'"),
+        ({"names": [3]}, "film.names must be a list, each a string; got [3]"),
         ({"ends": [1]}, "film.ends must be a list, each a whole number or null; got [1]"),
         ({"ends": 5}, "film.ends must be a list, each a whole number or null; got 5"),
         ({"upload": "maybe"}, "film.upload must be true or false; got 'maybe'"),
@@ -119,10 +119,10 @@ def test_the_help_of_an_option_is_its_declaration():
         "film.pace": ("capture", "capture | step | log"),
         "film.seconds": ("null", "a number above 0 or null"),
         "film.workers": ("null", "a whole number of at least 1 or null"),
-        "film.names": ("[head.*]", "a list, each a text"),
+        "film.names": ("[head.*]", "a list, each a string"),
         "film.size": ("1080p", "1080p | 1600x900"),
         "film.ends": ("null", "a list, each a whole number or null"),
         "film.upload": ("true", "true or false"),
         "film.tracker": ("{}", "a mapping"),
     }
-    assert option_help(Named) == [OptionHelp("name", None, "a text", "")]
+    assert option_help(Named) == [OptionHelp("name", None, "a string", "")]

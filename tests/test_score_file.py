@@ -327,6 +327,6 @@ def test_a_file_that_is_not_what_it_says_is_refused(contents, tmp_path, damage):
     HOSTILE[damage](described, tensors)
     path.write_bytes(safetensors.numpy.save(tensors, {"tracker_viz_scores": json.dumps(described)}))
     with pytest.raises(
-        CaptureFileError, match=r"is no whole file of scores|this tracker_viz reads 1"
+        CaptureFileError, match=r"is not a whole file of scores|this tracker_viz reads 1"
     ):
         read_score_file(path)

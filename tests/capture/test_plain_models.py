@@ -302,7 +302,7 @@ def test_blocks_may_be_named_by_hand():
     assert structure.n_heads == (H,) * 4
     structure, _ = examine(model, blocks=["groups.1.1"])
     assert structure.blocks == ("groups.1.1",)
-    with pytest.raises(ConfigError, match=r"blocks=\['groups.7'\] are no modules of the model"):
+    with pytest.raises(ConfigError, match=r"blocks=\['groups.7'\] are not modules of the model"):
         examine(model, blocks=["groups.7"])
     with pytest.raises(ConfigError, match="matches no module"):
         examine(model, blocks="layers.*")

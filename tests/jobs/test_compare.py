@@ -269,5 +269,5 @@ def test_runs_of_different_probes_are_refused_with_what_differs(tracker_viz, run
 
 
 def test_python_takes_no_single_run_for_a_list(runs):
-    with pytest.raises(ConfigError, match="runs is a list"):
+    with pytest.raises(ConfigError, match="runs must be a list"):
         tv.compare(str(runs[0]))

@@ -50,7 +50,7 @@ WRONG_TYPES = [
         "layout",
         "scales",
         {"attention": {"cmap": 3}},
-        "cmap of the color scale 'attention' is a text; got 3",
+        "cmap of the color scale 'attention' is a string; got 3",
     ),
     (
         "layout",

@@ -244,8 +244,8 @@ class Recorder:
                 self._n_failures += 1
                 if self._n_failures == 1:
                     log.exception(
-                        "could not capture step %d; training goes on, and the next due step is "
-                        "tried again",
+                        "could not capture step %d; training goes on, and "
+                        "capturing is tried again at the next due step",
                         step,
                     )
                 elif self._n_failures == _MAX_FAILURES:

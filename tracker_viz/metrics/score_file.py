@@ -155,7 +155,7 @@ def read_score_file(path: Path) -> ScoreFile:
         ConfigError,
         OSError,
     ) as error:
-        raise CaptureFileError(f"{path} is no whole file of scores ({error!r})") from error
+        raise CaptureFileError(f"{path} is not a whole file of scores ({error!r})") from error
 
 
 def _read_series(

@@ -263,8 +263,8 @@ def _check_inputs(runs: Sequence[Any], sweep: Any) -> None:
     """Refuse wrong arguments before anything is read."""
     if isinstance(runs, str | RunRef):
         raise ConfigError(
-            "runs is a list, such as [mlflow:<id>, wandb:<entity>/<project>/<id>]; got "
-            f"{str(runs)!r}"
+            "runs must be a list, such as [mlflow:<id>, "
+            f"wandb:<entity>/<project>/<id>]; got {str(runs)!r}"
         )
     if bool(runs) == bool(sweep):
         raise ConfigError(

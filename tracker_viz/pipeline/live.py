@@ -90,7 +90,9 @@ def live(
     from tracker_viz.rendering import resolve_layout
 
     if (run is None) == (spool is None):
-        raise ConfigError("give run=<RunRef>, or spool=<directory> of a training on this machine")
+        raise ConfigError(
+            "give run=<RunRef>, or spool=<directory> of a training run on this machine"
+        )
     drawn = resolve_layout(layout)
     stop = stop or threading.Event()
     with ExitStack() as held:

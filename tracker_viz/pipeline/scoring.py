@@ -103,7 +103,7 @@ class Scores:
             try:
                 self._on_alarm(alarm)
             except Exception:
-                log.exception("what on_alarm= does with an alarm failed; training goes on")
+                log.exception("on_alarm= failed; training goes on")
         return alarms
 
     def resume(self, earlier: EarlierCaptures) -> None:

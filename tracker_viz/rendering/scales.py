@@ -220,7 +220,7 @@ def _check_scale_option(kind: str, option: str, value: object) -> None:
         if option in ("gamma", "linear_within") and value <= 0:
             raise ConfigError(f"{option} of the color scale {kind!r} is above 0; got {value!r}")
     elif not isinstance(value, str):
-        raise ConfigError(f"{option} of the color scale {kind!r} is a text; got {value!r}")
+        raise ConfigError(f"{option} of the color scale {kind!r} is a string; got {value!r}")
     elif option == "cmap":
         colormap(value)
     elif option == "norm" and value not in NORMS:

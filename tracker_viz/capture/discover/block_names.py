@@ -89,8 +89,8 @@ def named_blocks(
         chosen = [name for name in blocks if name in known]
         if len(chosen) < len(blocks):
             raise ConfigError(
-                f"blocks={sorted(set(blocks) - set(known))} are no modules of the model; it has "
-                f"{_first_names(known)}"
+                f"blocks={sorted(set(blocks) - set(known))} are not modules of "
+                f"the model; it has {_first_names(known)}"
             )
     else:
         raise ConfigError(

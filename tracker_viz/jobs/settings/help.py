@@ -14,7 +14,7 @@ from tracker_viz.rendering import PANELS, Layout
 _INDENT = 2
 _TEXT_COLUMN = 34
 _WIDEST = 120
-_ANYTHING = ("a text", "a text or null", "a path or null")
+_ANYTHING = ("a string", "a string or null", "a path or null")
 
 
 def help_text(command: str, settings: type[Settings]) -> str:

@@ -166,8 +166,8 @@ class MlflowTracker(Tracker):
         database = service.database_path(self._uri)
         if database and not database.is_file():
             raise RunNotFoundError(
-                f"{ref} cannot be found: there is no database {database}; say where it is with "
-                "tracking_uri=..."
+                f"{ref} cannot be found: there is no database {database}; pass "
+                "its address with tracking_uri=..."
             )
         service.initialize_embedded(self._uri, None)
         client = service.client(self._uri)
