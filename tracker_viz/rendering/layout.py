@@ -121,9 +121,9 @@ class LargeHead(Options):
     """Row of the probe that is shown large; the other rows are shown next to it."""
 
     beside: Literal["rows", "weighted"] | None = None
-    """Maps beside the first: the other rows of the probe (rows), or the same row with attention
-    weighted by how much each token writes (weighted). null: weighted where captures hold that, by
-    the signal value_weighted, else rows."""
+    """Maps next to the first: the other rows of the probe (rows), or the same row with attention
+    weighted by how much each token writes (weighted). null: weighted if captures hold the signal
+    value_weighted, else rows."""
 
     def shows(self, block: int, head: int) -> bool:
         return self.block in (None, block) and self.head in (None, head)
