@@ -334,7 +334,10 @@ def test_two_models_beside_one_active_run_are_recorded_into_a_run_each(
     ("other", "message"),
     [
         ({"n_blocks": 3}, "another model, Decoder with 2 blocks of 2 heads, 16 wide"),
-        ({"seed": 1}, r"another training run \(steps 0 to 4\), whose blocks.0.attn.w_q started with"),
+        (
+            {"seed": 1},
+            r"another training run \(steps 0 to 4\), whose blocks.0.attn.w_q started with",
+        ),
     ],
 )
 def test_another_model_is_refused_in_the_run_of_an_earlier_training(run, other, message):
