@@ -70,6 +70,15 @@ def test_a_capture_takes_no_more_than_its_budget(max_mb):
     assert set(made.axes) == set(made.arrays)
 
 
+def test_what_is_never_cut_counts():
+    name, large = "scores.composition.q", np.ones((4, 75_000), np.float32)
+    made = capture()
+    axes = {**made.axes, name: ("block", "pair")}
+    made = fit(replace(made, arrays={**made.arrays, name: large}, axes=axes), 2)
+    assert made.arrays[name].nbytes == 1.2e6
+    assert 1.5 < stored_mb(made) <= 2
+
+
 def test_the_ids_of_scored_rows_count():
     made = capture()
     scored = [{"kind": "text", "length": 128, "ids": [100_000 + i for i in range(128)]}] * 200

@@ -52,6 +52,18 @@ def test_an_expensive_capture_thins_the_schedule_to_the_limit_and_keeps_the_last
     assert max(gaps) <= 12 * max(min(gaps), 10)  # evenly, not all at the start
 
 
+def test_the_last_of_the_listed_steps_is_taken_whatever_it_costs():
+    governor = Governor(Schedule.at([10, 20, 30]), SHARE_ONLY)
+    governor.add_training(10, seconds=1.0)
+    governor.add_capture(100.0)
+    assert governor.next_step(10) == (30, 1)
+
+
+def test_a_share_is_one_of_the_whole_wall_time():
+    half = CostLimit(0.5, free_s=0)
+    assert half.allowed_s(100) == half.paid_after_s(100) == pytest.approx(100)
+
+
 @pytest.mark.parametrize("schedule", [Schedule.every(10), Schedule.open_ended()])
 def test_without_a_known_end_captures_wait_until_training_has_paid_for_them(schedule):
     captured, overhead = simulate(

@@ -117,6 +117,9 @@ def test_a_resumed_run_goes_on_and_captures_nothing_twice():
     recorder.close()
     assert [capture.step for capture in captures] == [6, 8]
     assert recorder.captured_steps == [0, 2, 4, 6, 8]
+    recorder, captures = recorded(tiny(), Schedule.every(2), start_step=5, captured=[0, 2, 4])
+    recorder.close()
+    assert captures == [], "it is resumed between two due steps"
 
 
 def test_a_pretrained_model_is_captured_where_it_joins():
@@ -509,18 +512,18 @@ def test_a_failing_capture_never_reaches_training_and_is_logged_once(caplog):
     assert "3 captures in a row failed: no more are taken" in errors[1].getMessage()
 
 
-def test_one_failure_does_not_end_recording(caplog):
+def test_failures_that_are_not_in_a_row_do_not_end_recording(caplog):
     model, captures = tiny(), []
 
     def sink(capture):
-        if capture.step == 2:
+        if capture.step in (2, 4, 6):
             raise OSError("disk full")
         captures.append(capture.step)
 
     recorder = record(model, probe(), Schedule.every(1), sink)
-    train(model, recorder, 4)
-    assert captures == [0, 1, 3, 4]
-    assert recorder.captured_steps == [0, 1, 3, 4]
+    train(model, recorder, 7)
+    assert captures == [0, 1, 3, 5, 7]
+    assert recorder.captured_steps == [0, 1, 3, 5, 7]
     assert "could not capture step 2" in caplog.text
 
 
