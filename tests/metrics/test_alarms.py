@@ -116,8 +116,10 @@ def test_the_probe_rings_where_its_text_gets_worse_at_two_captures_in_a_row():
         "step 6: the probe's loss on text has risen from 3.00 (step 1) to 3.40, while the "
         "training's fell from 2.30 to 1.80: look at the data"
     )
-    (risen,) = rung(*QUIET, *[scored(step, text=2.3, loss=2.2) for step in (8, 9)])
+    learned = [scored(0, text=2.5), *QUIET[1:]]
+    (risen,) = rung(*learned, *[scored(step, text=2.3, loss=2.2) for step in (8, 9)])
     assert risen == 9
+    assert rung(*QUIET, *[scored(step, text=2.3) for step in (8, 9)]) == {}, "it never learned it"
 
 
 def test_losses_that_scatter_do_not_ring():

@@ -11,7 +11,7 @@ import numpy as np
 from tracker_viz.metrics.events.event import Event
 from tracker_viz.metrics.events.words import figure
 from tracker_viz.metrics.series import ScoreSeries
-from tracker_viz.metrics.signals.alarms import PROBE_RISE
+from tracker_viz.metrics.signals.alarms import PROBE_LEARNED, PROBE_RISE
 
 _TEXT = "probe/loss_text"
 
@@ -40,12 +40,15 @@ class TextWorsens(Event):
 
 def text_worsens(series: ScoreSeries, metric: str) -> Iterator[Event]:
     """Yield the first stretch from the lowest loss on text so far to two captures in a row that lie
-    ``alarms.PROBE_RISE`` above it."""
+    ``alarms.PROBE_RISE`` above it, of text that the run has learned (``alarms.PROBE_LEARNED``)."""
     losses = series.metrics.get(_TEXT, np.zeros(0))
     followed = series.metrics.get(metric, np.full(len(losses), np.nan))
+    finite = losses[np.isfinite(losses)]
+    learned_at = finite[0] - PROBE_LEARNED if finite.size else np.nan
     best = -1
     for at, loss in enumerate(losses):
-        if best >= 0 and all(losses[at - 1 : at + 1] >= losses[best] + PROBE_RISE):
+        is_learned = best >= 0 and losses[best] <= learned_at
+        if is_learned and all(losses[at - 1 : at + 1] >= losses[best] + PROBE_RISE):
             yield TextWorsens(
                 first_step=int(series.steps[best]),
                 last_step=int(series.steps[at]),

@@ -40,6 +40,9 @@ LOSS_JUMP, LOSS_DEVIATIONS = 1.0, 10.0
 # lowest of the run, at two captures in a row. In healthy trainings it rose by at most an eighth of
 # that (benchmarks/alarms.md).
 PROBE_RISE = 0.15
+# Below the first capture, in nats: text that a run has not learned at all gets worse in a healthy
+# one, too, and what a fine-tuning leaves behind was learned before.
+PROBE_LEARNED = 0.5
 # Captures that a rate, and a jump of the loss, is compared with.
 N_BEFORE, LEAST_BEFORE = 8, 4
 # An alarm has ended after so many captures in a row without it.
@@ -93,6 +96,7 @@ class Alarms:
         self._dead_at_first: dict[str, float] = {}
         # The capture whose loss on the probe's text is the lowest so far.
         self._best: Capture | None = None
+        self._text_at_first = math.nan
         # Kind that rings -> captures without it since.
         self._ringing: dict[AlarmKind, int] = {}
 
@@ -108,6 +112,8 @@ class Alarms:
         small = _small(scored)
         self._before.append(small)
         text = small.metrics[_TEXT]
+        if math.isnan(self._text_at_first):
+            self._text_at_first = text
         if math.isfinite(text) and (self._best is None or text < self._best.metrics[_TEXT]):
             self._best = small
         return new
@@ -126,6 +132,8 @@ class Alarms:
             return None
         best, before = self._best, self._before[-1]
         lowest, value = best.metrics[_TEXT], scored.metrics.get(_TEXT, math.nan)
+        if not lowest <= self._text_at_first - PROBE_LEARNED:
+            return None
         if not all(each >= lowest + PROBE_RISE for each in (before.metrics[_TEXT], value)):
             return None
         sentence = (
