@@ -14,21 +14,27 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
+from own_port import own_port
 from wandb_server import WandbServer
 from wandb_server.fixtures import wandb_server, wandb_service  # noqa: F401
 from wandb_server.httpd import API_KEY
 
 from tracker_viz import capture_file
 from tracker_viz.delivery import push
+from tracker_viz.errors import CaptureFileError
 from tracker_viz.trackers.download import pull
 from tracker_viz.trackers.local import LocalRun
-from tracker_viz.trackers.testing import make_capture
+from tracker_viz.trackers.testing import make_capture, write_captures
+from tracker_viz.trackers.wandb.download import download
+from tracker_viz.trackers.wandb.service import WandbService
 from tracker_viz.trackers.wandb.tracker import WandbTracker
 from tracker_viz.types import RunRef
 
@@ -40,7 +46,9 @@ TRAINING = """
     from tracker_viz.trackers.wandb import artifacts as wandb_artifacts
     from tracker_viz.trackers.wandb import service as wandb_service
     from tracker_viz.delivery import Destination, Outbox
-    from tracker_viz.trackers.testing import make_capture
+    from tracker_viz.trackers.testing import make_capture, write_captures
+from tracker_viz.trackers.wandb.download import download
+from tracker_viz.trackers.wandb.service import WandbService
 
     spool, n_steps, pause_s, timeout_s, start_s, finish_s, *more = sys.argv[1:]
     wandb_service.API_TIMEOUT_S = wandb_artifacts.UPLOAD_S = 2
@@ -366,3 +374,36 @@ def service_processes(root):
         if b"wandb-core" in command and directory.is_relative_to(root):
             found.append((process.name, directory))
     return found
+
+
+def test_a_download_ends_at_the_bytes_that_were_promised(wandb_server, tmp_path):
+    run = WandbTracker(project="large").create_run(name="a", config={})
+    run.put_captures(write_captures([0], tmp_path / "captures"))
+    run.finish("finished")
+    (artifact,) = wandb_server.artifacts(run.ref.path)
+    for digest in artifact.contents:
+        artifact.contents[digest] += bytes(1 << 20)
+    with pytest.raises(CaptureFileError, match="at most"):
+        run.fetch(run.list_captures()[0], tmp_path / "back")
+    assert list((tmp_path / "back").iterdir()) == []
+
+
+def test_only_the_service_itself_is_sent_the_key(wandb_server, tmp_path):
+    asked = []
+
+    def answer():
+        connection, _ = elsewhere.accept()
+        with connection:
+            asked.append(connection.recv(1 << 16))
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    with own_port() as elsewhere:
+        elsewhere.listen()
+        thread = threading.Thread(target=answer)
+        thread.start()
+        file = SimpleNamespace(url=f"http://127.0.0.1:{elsewhere.getsockname()[1]}/x")
+        options = {"max_bytes": 2, "what": "x"}
+        download(WandbService(None), file, tmp_path / "x", **options)
+        thread.join()
+    assert (tmp_path / "x").read_bytes() == b"ok"
+    assert b"authorization" not in asked[0].lower()

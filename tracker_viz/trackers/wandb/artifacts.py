@@ -23,6 +23,8 @@ from wandb.sdk.artifacts.exceptions import WaitTimeoutError
 from tracker_viz.capture_file import MAX_FILE_BYTES, check_file
 from tracker_viz.errors import CaptureFileError, ConfigError, TrackerError, TransientTrackerError
 from tracker_viz.files import torn_directory
+from tracker_viz.trackers.bounded import TooManyBytesError
+from tracker_viz.trackers.wandb.download import download
 from tracker_viz.trackers.wandb.service import AWAY, WandbService, translated
 from tracker_viz.types import CapturePath, CaptureRef, RunRef, capture_step
 
@@ -210,8 +212,12 @@ class CaptureStore:
                 f"{ref.nbytes:,} were written"
             )
         with translated(self._service.base_url, self._ref):
-            file.download(root=str(folder), replace=True).close()
-        check_file(folder / ref.file_name, ref)
+            part, what = folder / ref.file_name, f"{ref.file_name} of {self._ref}"
+            try:
+                download(self._service, file, part, max_bytes=ref.nbytes, what=what)
+            except TooManyBytesError as error:
+                raise CaptureFileError(f"{error}, as its index says") from None
+        check_file(part, ref)
 
     def _file(self, ref: CaptureRef) -> Any:
         """Return the server's file. All files of a version are listed by one request."""

@@ -28,6 +28,7 @@ from tracker_viz.trackers.values import (
 )
 from tracker_viz.trackers.wandb import lineage, session
 from tracker_viz.trackers.wandb.artifacts import CaptureStore, CaptureUploads, legal_name
+from tracker_viz.trackers.wandb.download import download
 from tracker_viz.trackers.wandb.history import (
     JoinedRows,
     OwnRows,
@@ -413,9 +414,10 @@ class WandbRun(Run):
             check_size(found[0].size, max_bytes=MAX_FILE_BYTES, what=what)
             directory.mkdir(parents=True, exist_ok=True)
             with torn_directory(directory / artifact) as folder:
-                found[0].download(root=str(folder), replace=True).close()
+                part = folder / target.name
+                download(self._service, found[0], part, max_bytes=MAX_FILE_BYTES, what=what)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                (folder / artifact).replace(target)
+                part.replace(target)
         return target
 
     def children(self) -> list[RunRef]:

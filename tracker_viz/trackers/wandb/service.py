@@ -132,8 +132,9 @@ class WandbService:
                 "W&B can be reached, and try again"
             )
 
-    def require_credentials(self) -> None:
-        """Raise where the client would ask on the terminal, which nobody may be watching.
+    def require_credentials(self) -> wbauth.Auth:
+        """Return the user's credentials; raise where the client would ask on the terminal, which
+        nobody may be watching.
 
         Raises:
             TrackerError: there is no key and no token for this server.
@@ -148,6 +149,7 @@ class WandbService:
                 f"no W&B credentials for {self.shown_url}: run 'wandb login "
                 f"--host={self.shown_url}', or set WANDB_API_KEY"
             )
+        return found
 
     def api(self) -> wandb.Api:
         """Return the client's public API, created on first use."""
