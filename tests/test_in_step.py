@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tracker_viz.pipeline import in_step, put_sweep_page
-from tracker_viz.pipeline.in_step import timeline_artifact, timeline_text
+from tracker_viz.pipeline import put_sweep_page
+from tracker_viz.pipeline.results import in_step
+from tracker_viz.pipeline.results.in_step import timeline_artifact, timeline_text
 from tracker_viz.trackers.local import LocalRun, LocalTracker
 
 

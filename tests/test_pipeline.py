@@ -46,8 +46,8 @@ from tracker_viz.pipeline import (
     render_command,
     render_sweep,
 )
-from tracker_viz.pipeline.in_step import put_in_step_page
 from tracker_viz.pipeline.render import film_name
+from tracker_viz.pipeline.results.in_step import put_in_step_page
 from tracker_viz.trackers import connect, open_run
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.types import capture_step

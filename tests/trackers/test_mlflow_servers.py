@@ -21,7 +21,7 @@ from postgres_server import PASSWORD, Postgres
 from tracker_viz import capture_file
 from tracker_viz.delivery import Destination, Outbox
 from tracker_viz.errors import ConfigError, RunNotFoundError, TrackerError
-from tracker_viz.pipeline.in_step import put_in_step_page, timeline_artifact, timeline_text
+from tracker_viz.pipeline.results.in_step import put_in_step_page, timeline_artifact, timeline_text
 from tracker_viz.trackers import connect, open_run
 from tracker_viz.trackers.download import pull
 from tracker_viz.trackers.mlflow.tracker import MlflowTracker

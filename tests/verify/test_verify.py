@@ -22,7 +22,7 @@ import tracker_viz as tv
 from tracker_viz import capture_file, trackers
 from tracker_viz.capture import repeated_rows
 from tracker_viz.errors import CaptureError, ConfigError, RunNotFoundError
-from tracker_viz.pipeline.verify_results import RULE, stored_results
+from tracker_viz.pipeline.results.verified import RULE, stored_results
 from tracker_viz.trackers.local import LocalTracker
 from tracker_viz.types import CapturePath, RunRef
 

@@ -22,9 +22,7 @@ from tracker_viz.delivery import push
 from tracker_viz.pipeline.backfill import backfill
 from tracker_viz.pipeline.compare import CompareResult, compare
 from tracker_viz.pipeline.comparing.compare_steps import StepsResult, compare_steps
-from tracker_viz.pipeline.delivering import Picture
 from tracker_viz.pipeline.follow import follow
-from tracker_viz.pipeline.in_step import put_sweep_page
 from tracker_viz.pipeline.inspect import inspect
 from tracker_viz.pipeline.live import live
 from tracker_viz.pipeline.load import load_captures, open_run, pulled_captures
@@ -43,6 +41,8 @@ from tracker_viz.pipeline.options import (
 from tracker_viz.pipeline.recording.outbox import new_directory
 from tracker_viz.pipeline.recording.watcher import Watcher
 from tracker_viz.pipeline.render import RenderResult, render, render_command
+from tracker_viz.pipeline.results.delivering import Picture
+from tracker_viz.pipeline.results.in_step import put_sweep_page
 from tracker_viz.pipeline.sweep import SweepResult, render_sweep
 from tracker_viz.pipeline.verify import VerifyResult, verify
 from tracker_viz.pipeline.watch import watch

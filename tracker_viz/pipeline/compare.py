@@ -46,7 +46,6 @@ from tracker_viz.pipeline.comparing.comparison_files import (
     write_tables,
 )
 from tracker_viz.pipeline.comparing.scored_runs import ScoredRun, score_runs
-from tracker_viz.pipeline.in_step import put_in_step_page
 from tracker_viz.pipeline.load import TrackerOptions, open_run
 from tracker_viz.pipeline.options import (
     DEFAULT_THEME,
@@ -58,6 +57,7 @@ from tracker_viz.pipeline.options import (
     VideoOptions,
 )
 from tracker_viz.pipeline.render import check_outputs
+from tracker_viz.pipeline.results.in_step import put_in_step_page
 from tracker_viz.pipeline.showing import picture_markup
 from tracker_viz.trackers import Run, cache_directory
 from tracker_viz.types import RunRef

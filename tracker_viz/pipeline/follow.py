@@ -18,7 +18,6 @@ from tracker_viz.delivery import TappedSpool
 from tracker_viz.errors import ConfigError, RunActiveError, TransientTrackerError
 from tracker_viz.files import locked
 from tracker_viz.options import seconds_of
-from tracker_viz.pipeline.delivering import Picture, put_pictures
 from tracker_viz.pipeline.following.live_film import AT_ONCE, LiveFilm, Version
 from tracker_viz.pipeline.load import TrackerOptions, open_run
 from tracker_viz.pipeline.options import FollowOptions, PictureOptions
@@ -29,6 +28,7 @@ from tracker_viz.pipeline.render import (
     output_paths,
     render,
 )
+from tracker_viz.pipeline.results.delivering import Picture, put_pictures
 from tracker_viz.trackers import Run, cache_directory
 from tracker_viz.types import CaptureRef, RunRef
 

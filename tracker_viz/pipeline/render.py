@@ -14,7 +14,6 @@ import numpy as np
 
 from tracker_viz import commands, notebook
 from tracker_viz.errors import ConfigError, RenderError
-from tracker_viz.pipeline.delivering import Picture, put_pictures
 from tracker_viz.pipeline.load import Recorded, TrackerOptions, open_run, pulled_captures
 from tracker_viz.pipeline.options import (
     DEFAULT_THEME,
@@ -23,8 +22,9 @@ from tracker_viz.pipeline.options import (
     ThemeName,
     VideoOptions,
 )
+from tracker_viz.pipeline.results.delivering import Picture, put_pictures
+from tracker_viz.pipeline.results.verified import stored_results
 from tracker_viz.pipeline.showing import picture_markup
-from tracker_viz.pipeline.verify_results import stored_results
 from tracker_viz.progress import progress_bar
 from tracker_viz.trackers import Pulled, Run, cache_directory
 from tracker_viz.types import RunRef

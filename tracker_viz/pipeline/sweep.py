@@ -17,10 +17,10 @@ from typing import Any
 from tracker_viz import notebook
 from tracker_viz.cores import usable_cores
 from tracker_viz.errors import ConfigError, RenderError, TrackerVizError
-from tracker_viz.pipeline.in_step import put_sweep_page
 from tracker_viz.pipeline.load import TrackerOptions, open_run
 from tracker_viz.pipeline.options import DEFAULT_THEME, ThemeName, VideoOptions
 from tracker_viz.pipeline.render import RenderResult, render
+from tracker_viz.pipeline.results.in_step import put_sweep_page
 from tracker_viz.progress import progress_bar
 from tracker_viz.trackers import folder_name
 from tracker_viz.types import RunRef

@@ -23,7 +23,7 @@ from tracker_viz.files import append_lines, read_lines
 from tracker_viz.metrics import AblatedSet, RolePlan, labels_at, role_plans, verdict_rows
 from tracker_viz.pipeline.load import TrackerOptions, open_run
 from tracker_viz.pipeline.options import Ablation, VerifyOptions
-from tracker_viz.pipeline.verify_results import Results, put_results
+from tracker_viz.pipeline.results.verified import Results, put_results
 from tracker_viz.progress import progress_bar
 from tracker_viz.trackers import cache_directory
 from tracker_viz.types import HeadId, RunRef

@@ -6,7 +6,7 @@ import csv
 import json
 import re
 
-from tracker_viz.pipeline.delivering import put_pictures
+from tracker_viz.pipeline.results.delivering import put_pictures
 from tracker_viz.rendering import Renderer, Series
 from tracker_viz.rendering.export.explorer.page import explorer_page
 from tracker_viz.trackers.local import LocalTracker

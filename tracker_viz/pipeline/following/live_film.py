@@ -33,10 +33,10 @@ import numpy as np
 
 from tracker_viz.errors import RenderError, TrackerError, VideoError
 from tracker_viz.files import read_json, write_json
-from tracker_viz.pipeline.delivering import Picture
 from tracker_viz.pipeline.following.captures import NearCaptures
 from tracker_viz.pipeline.following.held_scales import HeldScales
 from tracker_viz.pipeline.options import PictureOptions
+from tracker_viz.pipeline.results.delivering import Picture
 from tracker_viz.stored import FollowFile
 from tracker_viz.trackers import Run
 from tracker_viz.types import CapturePath, CaptureRef, Frame

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from tracker_viz.errors import RunActiveError, TrackerError, TransientTrackerError
 from tracker_viz.files import temporary_directory
 from tracker_viz.metrics import HEAD_PREFIX, SD_PREFIX, event_table, head_table, score_series
-from tracker_viz.pipeline.in_step import timeline_artifact, timeline_text
-from tracker_viz.pipeline.verify_results import put_head_table, write_csv
+from tracker_viz.pipeline.results.in_step import timeline_artifact, timeline_text
+from tracker_viz.pipeline.results.verified import put_head_table, write_csv
 from tracker_viz.trackers import Run
 from tracker_viz.types import RunRef
 
