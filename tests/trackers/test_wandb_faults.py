@@ -46,9 +46,7 @@ TRAINING = """
     from tracker_viz.trackers.wandb import artifacts as wandb_artifacts
     from tracker_viz.trackers.wandb import service as wandb_service
     from tracker_viz.delivery import Destination, Outbox
-    from tracker_viz.trackers.testing import make_capture, write_captures
-from tracker_viz.trackers.wandb.download import download
-from tracker_viz.trackers.wandb.service import WandbService
+    from tracker_viz.trackers.testing import make_capture
 
     spool, n_steps, pause_s, timeout_s, start_s, finish_s, *more = sys.argv[1:]
     wandb_service.API_TIMEOUT_S = wandb_artifacts.UPLOAD_S = 2

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,9 +28,6 @@ from tracker_viz.trackers.wandb import lineage, session
 from tracker_viz.trackers.wandb.artifacts import CaptureStore, CaptureUploads, legal_name
 from tracker_viz.trackers.wandb.download import download
 from tracker_viz.trackers.wandb.history import (
-    JoinedRows,
-    OwnRows,
-    Rows,
     logged_frames,
     shown_points,
 )
@@ -52,26 +47,17 @@ from tracker_viz.trackers.wandb.media import (
 from tracker_viz.trackers.wandb.service import (
     DEFAULT_ENTITY,
     OWN_CONFIG,
-    SHARED,
     WandbService,
     translated,
 )
-from tracker_viz.trackers.wandb.snapshot import EXIT_CODES, LISTED_AT_ONCE
+from tracker_viz.trackers.wandb.snapshot import LISTED_AT_ONCE, STATES
+from tracker_viz.trackers.wandb.writer import RunWriter
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
 log = logging.getLogger(__name__)
 
 JOB_TYPE = "trial"  # of a sweep's runs
 RESULTS = "compare"  # job type of the run that holds what was made of a sweep
-
-# W&B's word -> ours. A run that fell silent (crashed) was killed, as far as anyone can tell.
-_STATES: Mapping[str, RunState] = {
-    "finished": "finished",
-    "failed": "failed",
-    "killed": "killed",
-    "crashed": "killed",
-    "preempted": "killed",
-}
 
 
 class WandbRun(Run):
@@ -99,13 +85,11 @@ class WandbRun(Run):
         joined: bool = False,
     ) -> None:
         self._service, self._ref = service, ref
-        self._sdk_run, self._ours, self._joined = sdk_run, ours, joined
+        self._sdk_run = sdk_run
         self._offline = sdk_run is not None and session.is_offline(sdk_run)
-        self._reopened: session.Resumed | session.Attached | None = None
-        self._rows: Rows | None = None
+        self._writer = RunWriter(service, ref, sdk_run=sdk_run, ours=ours, joined=joined)
         self._store = CaptureStore(service, ref)
         self._uploads = CaptureUploads(service, ref)
-        self._lock = threading.RLock()
 
     @property
     def ref(self) -> RunRef:
@@ -119,7 +103,7 @@ class WandbRun(Run):
 
     @property
     def resumed(self) -> bool:
-        return self._sdk_run is not None and bool(self._sdk_run.resumed)
+        return self._writer.resumed
 
     @property
     def confirms_points(self) -> bool:
@@ -136,7 +120,7 @@ class WandbRun(Run):
                 self._sdk_run.name or self._sdk_run.id, state, dict(self._sdk_run.config)
             )
         run = self._service.fetch_run(self._ref)
-        return self._info(str(run.name), _STATES.get(run.state, "running"), run.config)
+        return self._info(str(run.name), STATES.get(run.state, "running"), run.config)
 
     def _info(self, name: str, state: RunState, config: Mapping[str, Any]) -> RunInfo:
         noted = config.get(OWN_CONFIG)
@@ -156,16 +140,16 @@ class WandbRun(Run):
     def put_captures(self, captures: Sequence[CapturePath]) -> None:
         if self._offline:
             raise TransientTrackerError(
-                f"{self._ref} is offline: 'wandb sync {self._sync_directory}', then 'tracker-viz "
-                "push spool=<directory>'"
+                f"{self._ref} is offline: 'wandb sync {session.sync_directory(self._sdk_run)}', "
+                "then 'tracker-viz push spool=<directory>'"
             )
         if not captures:
             return
-        with self._writing() as (sdk_run, _):
+        with self._writer.writing() as (sdk_run, _):
             self._uploads.upload(sdk_run, captures)
 
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
-        with self._writing() as (_, rows), translated(self._service.base_url, self._ref):
+        with self._writer.writing() as (_, rows), translated(self._service.base_url, self._ref):
             rows.add(points)
 
     def shown_points(self, points: Sequence[MetricPoint]) -> frozenset[int]:
@@ -174,12 +158,12 @@ class WandbRun(Run):
         return shown_points(self._service, self._ref, points)
 
     def set_summary(self, values: Mapping[str, float | int | str]) -> None:
-        with self._writing() as (sdk_run, _), translated(self._service.base_url, self._ref):
+        with self._writer.writing() as (sdk_run, _), translated(self._service.base_url, self._ref):
             sdk_run.summary.update(dict(values))
 
     def alert(self, kind: str, step: int, sentence: str) -> None:
         """Send an alert, which W&B passes on to where its user wants alerts, and tag the run."""
-        with self._writing() as (sdk_run, _), translated(self._service.base_url, self._ref):
+        with self._writer.writing() as (sdk_run, _), translated(self._service.base_url, self._ref):
             # Titles have at most 64 characters.
             sdk_run.alert(f"tracker_viz: {kind}"[:64], sentence, level="WARN")
             tags, tag = tuple(sdk_run.tags or ()), f"alarm: {kind}"
@@ -227,7 +211,7 @@ class WandbRun(Run):
     def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> str:
         """Show the table in a panel; for queries over many runs it is an artifact too."""
         table = table_media(rows, name)
-        with self._writing() as (sdk_run, shown):
+        with self._writer.writing() as (sdk_run, shown):
             with translated(self._service.base_url, self._ref):
                 store_table(sdk_run, table, table_key(name))
                 shown.add_media(table_key(name), table)
@@ -236,7 +220,7 @@ class WandbRun(Run):
         return self.url()
 
     def _show(self, key: str, media: Any) -> None:
-        with self._writing() as (_, rows), translated(self._service.base_url, self._ref):
+        with self._writer.writing() as (_, rows), translated(self._service.base_url, self._ref):
             rows.add_media(key, media)
 
     def put_key_frames(self, frames: Sequence[tuple[int, Path]], layout: str) -> str:
@@ -246,14 +230,14 @@ class WandbRun(Run):
         Rows cannot be removed: a picture that the run shows already is left out, and one that
         changed becomes another row.
         """
-        key, read, sdk_run = frames_key(layout), read_frames(frames), self._current()
+        key, read, sdk_run = frames_key(layout), read_frames(frames), self._writer.current()
         shown = [] if self._offline else list(shown_frames(self._service, self._ref, key))
         shown += logged_frames(sdk_run, key) if sdk_run else []  # later than what the service shows
         last = {frame.step: frame for frame in shown}
         if changed := [frame for frame in read if last.get(frame.step) != frame]:
-            with self._writing() as (_, rows), translated(self._service.base_url, self._ref):
+            with self._writer.writing() as (_, rows), translated(self._service.base_url, self._ref):
                 rows.add_frames(key, read, changed)
-            if self._current() is None:
+            if self._writer.current() is None:
                 await_frames(self._service, self._ref, key, changed)
         return self.url()
 
@@ -288,7 +272,7 @@ class WandbRun(Run):
         """Put the run into the sweep's group; one that the user's code put into another group gets
         a tag. Both work offline too."""
         parent_id = parent.path.rpartition("/")[2]
-        with self._writing() as (sdk_run, _), translated(self._service.base_url, self._ref):
+        with self._writer.writing() as (sdk_run, _), translated(self._service.base_url, self._ref):
             session.add_to_group(sdk_run, parent_id, otherwise=_sweep_tag(parent_id))
             noted = {**(sdk_run.config.get(OWN_CONFIG) or {}), "parent": str(parent)}
             sdk_run.config.update({OWN_CONFIG: noted}, allow_val_change=True)
@@ -298,93 +282,7 @@ class WandbRun(Run):
             self._store.clear()
 
     def finish(self, state: RunState) -> None:
-        with self._lock:
-            rows, self._rows = self._rows, None
-            if rows:
-                rows.close()
-            if not self._ours:
-                return
-            self._ours = False
-            if self._reopened:
-                self._reopened.end(self._service, exit_code=EXIT_CODES[state], keep_clock=False)
-            elif self._sdk_run is None:
-                if self.info().state != state:
-                    self._reopen().end(self._service, exit_code=EXIT_CODES[state], keep_clock=True)
-            elif not session.is_finished(self._sdk_run):
-                self._end(state)
-
-    def _end(self, state: RunState) -> None:
-        try:
-            session.end(self._service, self._sdk_run, state)
-        except TransientTrackerError as error:
-            command = f"wandb sync --include-online {self._sync_directory}"
-            raise TrackerError(
-                f"not all of the run's charts reached W&B ({error}); they are "
-                f"kept; upload them with: {command}"
-            ) from error
-        if self._offline:
-            log.info(
-                "trained offline; where W&B can be reached: wandb sync %s", self._sync_directory
-            )
-
-    @property
-    def _sync_directory(self) -> Path:
-        return Path(self._sdk_run.dir).parent
-
-    def _current(self) -> Any:
-        """Return the client's object if this process is writing the run, through us or not."""
-        if self._sdk_run is not None and not session.is_finished(self._sdk_run):
-            return self._sdk_run
-        return session.live_run(self._ref)
-
-    @contextmanager
-    def _writing(self) -> Iterator[tuple[Any, Rows]]:
-        """Open the run for writing: use the open session, resume our own run until ``finish``, or
-        visit another run for a moment.
-
-        Raises:
-            RunActiveError: another process is writing it.
-        """
-        with self._lock:
-            sdk_run = self._current()
-            if sdk_run is None and self._ours:
-                self._reopened = self._reopen()
-                sdk_run, self._joined, self._rows = self._reopened.sdk_run, False, None
-            if sdk_run is not None and (self._sdk_run is not sdk_run or self._rows is None):
-                self._sdk_run = sdk_run
-                # In shared mode rows have no common counter that one of ours could disturb.
-                if self._joined and not session.is_shared(sdk_run):
-                    self._rows = JoinedRows(sdk_run)
-                else:
-                    self._rows = OwnRows(sdk_run, every_metric=not self._joined)
-            rows = self._rows
-        if sdk_run is not None and rows is not None:
-            yield sdk_run, rows
-            return
-        run = self._service.fetch_run(self._ref)
-        is_shared = run.state == "running" and self._is_shared(run)
-        with session.visit(self._service, self._ref, is_shared=is_shared) as visited:
-            rows = OwnRows(
-                visited.sdk_run,
-                every_metric=False,
-                counted=visited.before.counted and not is_shared,
-                n_renders=visited.before.n_renders,
-            )
-            yield visited.sdk_run, rows
-
-    def _reopen(self) -> session.Resumed | session.Attached:
-        """Open our own run, whose maker is gone, until ``finish``. In shared mode others may be
-        adding rows, which a resumed writer would overwrite."""
-        if self._is_shared(self._service.fetch_run(self._ref)):
-            return session.attach(self._service, self._ref, ends=True)
-        return session.resume(self._service, self._ref, ours=True, ends=True)
-
-    def _is_shared(self, run: Any) -> bool:
-        """Return whether several processes write the run, in shared mode: as the user's environment
-        says, or as was noted when we made it."""
-        noted = run.config.get(OWN_CONFIG)
-        is_noted = isinstance(noted, Mapping) and noted.get("mode") == SHARED
-        return is_noted or self._service.is_shared
+        self._writer.finish(state)
 
     # -- reading -----------------------------------------------------------------------------------
 

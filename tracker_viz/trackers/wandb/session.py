@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import wandb
@@ -106,6 +107,11 @@ def is_finished(sdk_run: Any) -> bool:
 
 def is_offline(sdk_run: Any) -> bool:
     return bool(sdk_run.offline)
+
+
+def sync_directory(sdk_run: Any) -> Path:
+    """Return what ``wandb sync`` takes."""
+    return Path(sdk_run.dir).parent
 
 
 def ref_of(sdk_run: Any) -> RunRef:

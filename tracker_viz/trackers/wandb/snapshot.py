@@ -11,6 +11,7 @@ from typing import Any
 from wandb.proto.wandb_telemetry_pb2 import Feature  # type: ignore[attr-defined]
 
 from tracker_viz.errors import TransientTrackerError
+from tracker_viz.trackers.values import RunState
 from tracker_viz.trackers.wandb.service import OWN_CONFIG, RENDER, WandbService, translated
 from tracker_viz.types import RunRef
 
@@ -19,6 +20,16 @@ LISTED_AT_ONCE = 100
 
 # The client's exit codes; 255 is what it reports of a process that was stopped by hand.
 EXIT_CODES: Mapping[str, int] = {"finished": 0, "failed": 1, "killed": 255}
+
+
+# W&B's word -> ours. A run that fell silent (crashed) was killed, as far as anyone can tell.
+STATES: Mapping[str, RunState] = {
+    "finished": "finished",
+    "failed": "failed",
+    "killed": "killed",
+    "crashed": "killed",
+    "preempted": "killed",
+}
 
 
 @dataclass(frozen=True, slots=True)
