@@ -6,17 +6,15 @@ that dies during an upload leaves a truncated file that the server lists like an
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import urllib.parse
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Metric, Param, RunTag
 
 from tracker_viz.capture_file import REPAIR, check_file
 from tracker_viz.errors import (
@@ -24,23 +22,17 @@ from tracker_viz.errors import (
     NoSuchFileError,
     RunNotFoundError,
     TrackerError,
-    TransientTrackerError,
 )
-from tracker_viz.files import copy_atomically, parsed_object, temporary_directory
+from tracker_viz.files import copy_atomically, temporary_directory
 from tracker_viz.stored import IndexEntry
 from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.bounded import TooManyBytesError
-from tracker_viz.trackers.mlflow import media, note, search, service
+from tracker_viz.trackers.mlflow import logged, media, note, search, service
 from tracker_viz.trackers.mlflow.artifacts import ArtifactStore
 from tracker_viz.trackers.mlflow.errors import mlflow_errors
 from tracker_viz.trackers.mlflow.limits import (
-    MAX_METRICS_A_CALL,
-    MAX_PARAMS_A_CALL,
     MAX_TAG_CHARACTERS,
-    as_params,
-    batches,
-    legal_name,
 )
 from tracker_viz.trackers.mlflow.run_note import RunNote
 from tracker_viz.trackers.redaction import without_userinfo
@@ -52,7 +44,6 @@ from tracker_viz.trackers.values import (
     RunState,
     checked_artifact,
     checked_columns,
-    flatten,
 )
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
@@ -63,16 +54,11 @@ PARENT_TAG = "mlflow.parentRunId"
 
 # The UI shows no tag whose name begins with "mlflow.": so it hides what only we read.
 KEY_TAG = "mlflow.tracker_viz.key"
-_CONFIG_TAG = "mlflow.tracker_viz.config"
 _SWEEP_TAG = "mlflow.tracker_viz.parentRunId"
 # Where runs of version 0.1.0 have them.
 OLD_KEY_TAG = "tracker_viz.key"
 
-_CONFIG = "config.json"
 MAX_ENTRY_BYTES = 1 << 20
-MAX_CONFIG_BYTES = 64 << 20
-# Charts without a prefix come last on MLflow's page, so the loss gets one that sorts first.
-_FIRST_CHART = "_training/loss"
 _STATES: dict[str, RunState] = {
     "RUNNING": "running",
     "SCHEDULED": "running",
@@ -134,7 +120,7 @@ class MlflowRun(Run):
             ref=self.ref,
             name=run.info.run_name or self._run_id,
             state=_STATES.get(run.info.status, "finished"),
-            config=self._stored_config(run) | dict(run.data.params),
+            config=logged.stored_config(self._files, run) | dict(run.data.params),
             parent=RunRef("mlflow", parent) if parent else None,
         )
 
@@ -170,36 +156,8 @@ class MlflowRun(Run):
         MLflow lists all parameters above every picture, so empty and default values are left out. A
         parameter can never be changed: those that the run has are left alone.
         """
-        at_default: Collection[str] = getattr(config, "at_default", frozenset())
-        chosen = {}
-        for name, value in flatten(config).items():
-            if name not in at_default and value not in (None, "", [], {}):
-                chosen[name] = value
         with self._service("log the config"):
-            there = self._client.get_run(self._run_id).data.params
-            new = []
-            for name, value in as_params(chosen).items():
-                if name not in there:
-                    new.append(Param(name, value))
-            for batch in batches(new, MAX_PARAMS_A_CALL):
-                self._client.log_batch(self._run_id, params=batch, synchronous=True)
-            if config:
-                self._files.put_bytes(json.dumps(dict(config), indent=2).encode(), _CONFIG)
-                self._client.set_tag(self._run_id, _CONFIG_TAG, _CONFIG, synchronous=True)
-
-    def _stored_config(self, run: mlflow.entities.Run) -> dict[str, str]:
-        """Return the whole configuration as parameters would have it; empty for a run that has
-        none."""
-        if run.data.tags.get(_CONFIG_TAG) != _CONFIG:
-            return {}
-        try:
-            contents = self._files.read(_CONFIG, max_bytes=MAX_CONFIG_BYTES)
-            return as_params(flatten(parsed_object(contents, _CONFIG)))
-        except TransientTrackerError:
-            raise
-        except (TrackerError, RecursionError) as error:
-            log.warning("%s of %s is left out: %s", _CONFIG, self.ref, error)
-            return {}
+            logged.put_config(self._client, self._files, self._run_id, config)
 
     def put_captures(self, captures: Sequence[CapturePath]) -> None:
         with self._service("store captures"):
@@ -214,43 +172,12 @@ class MlflowRun(Run):
                     self._files.put(entry, f"{capture_index.INDEX}/{entry.name}")
 
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
-        metrics: list[Metric] = []
-        for point in points:
-            # A metric that is sent again with the same time is the same row to MLflow.
-            time_ms = round((time.time() if point.time is None else point.time) * 1000)
-            values = dict(point.values)
-            if "loss" in values:
-                values[_FIRST_CHART] = values["loss"]
-            for name, value in values.items():
-                metrics.append(Metric(legal_name(name), float(value), time_ms, point.step))
         with self._service("log metrics"):
-            for batch in batches(metrics, MAX_METRICS_A_CALL):
-                self._client.log_batch(self._run_id, metrics=batch, synchronous=True)
+            logged.put_points(self._client, self._run_id, points)
 
     def set_summary(self, values: Mapping[str, float | int | str]) -> None:
-        """Store numbers as metrics, by which MLflow's table of runs sorts, and text as tags."""
         with self._service("set the summary"):
-            there = self._client.get_run(self._run_id).data
-            now_ms = round(time.time() * 1000)
-            numbers: dict[str, float] = {}
-            texts: dict[str, str] = {}
-            for name, value in values.items():
-                if isinstance(value, str):
-                    texts[legal_name(name)] = value[:MAX_TAG_CHARACTERS]
-                else:
-                    numbers[legal_name(name)] = float(value)
-            changed, tags = [], []
-            for name, number in numbers.items():
-                if there.metrics.get(name) != number:
-                    changed.append(Metric(name, number, now_ms, 0))
-            for name, text in texts.items():
-                if there.tags.get(name) != text:
-                    tags.append(RunTag(name, text))
-            changed = _later_than_now(changed, there)
-            for metrics in batches(changed, MAX_METRICS_A_CALL):
-                self._client.log_batch(self._run_id, metrics=metrics, synchronous=True)
-            for batch in batches(tags, MAX_PARAMS_A_CALL):
-                self._client.log_batch(self._run_id, tags=batch, synchronous=True)
+            logged.put_summary(self._client, self._run_id, values)
 
     def alert(self, kind: str, step: int, sentence: str) -> None:
         """Set a tag by which runs are found, and say it in the run's note."""
@@ -440,17 +367,6 @@ def existing_run(client: mlflow.MlflowClient, uri: str, run_id: str) -> mlflow.e
             f"{run_id}"
         )
     return run
-
-
-def _later_than_now(changed: list[Metric], there: mlflow.entities.RunData) -> list[Metric]:
-    """Return the metrics later than those that the run shows: of two values of a step MLflow shows
-    the later one, and a clock that jumped back would leave the old one in sight."""
-    shown_ms = {metric.key: metric.timestamp for metric in there.to_proto().metrics}
-    later = []
-    for metric in changed:
-        time_ms = max(metric.timestamp, shown_ms.get(metric.key, -1) + 1)
-        later.append(Metric(metric.key, metric.value, time_ms, metric.step))
-    return later
 
 
 def _file_address(ref: RunRef, artifact: str) -> str:
