@@ -190,6 +190,7 @@ def torn_directory(beside: Path) -> Iterator[Path]:
 
 def make_torn_directory(parent: Path) -> Path:
     """Make a directory for half-written files; see ``torn_prefix``."""
+    parent.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(dir=parent, prefix=torn_prefix(), suffix=TORN))
 
 

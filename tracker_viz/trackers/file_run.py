@@ -83,7 +83,6 @@ class FileRun(Run):
 
     def get_file(self, artifact: str, directory: Path) -> Path:
         target = directory / checked_artifact(artifact)
-        target.parent.mkdir(parents=True, exist_ok=True)
         with torn_directory(target) as folder:
             part = folder / target.name
             self.load(artifact, part)
@@ -94,7 +93,6 @@ class FileRun(Run):
         return sorted(self.sizes(""))
 
     def _download(self, ref: CaptureRef, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
         # A directory of its own: several threads may fetch the same capture.
         with torn_directory(target) as folder:
             part = folder / ref.file_name

@@ -195,7 +195,6 @@ class ArtifactStore:
             NoSuchFileError: the run has none of that name.
             TooManyBytesError: it is bigger than ``max_bytes``.
         """
-        directory.mkdir(parents=True, exist_ok=True)
         with torn_directory(directory / "part") as temporary:
             part = temporary / posixpath.basename(artifact)
             with self._conversation(f"download {artifact}"):

@@ -192,7 +192,6 @@ class CaptureStore:
             pass  # not here yet, or not whole
         else:
             return target
-        directory.mkdir(parents=True, exist_ok=True)
         with torn_directory(target) as folder:
             try:
                 self._download(ref, folder)

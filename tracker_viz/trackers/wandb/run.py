@@ -310,11 +310,9 @@ class WandbRun(Run):
                 raise TrackerError(f"{self._ref} has no file {artifact!r}")
             what = f"{artifact} of {self._ref}"
             check_size(found[0].size, max_bytes=MAX_FILE_BYTES, what=what)
-            directory.mkdir(parents=True, exist_ok=True)
-            with torn_directory(directory / artifact) as folder:
+            with torn_directory(target) as folder:
                 part = folder / target.name
                 download(self._service, found[0], part, max_bytes=MAX_FILE_BYTES, what=what)
-                target.parent.mkdir(parents=True, exist_ok=True)
                 part.replace(target)
         return target
 
