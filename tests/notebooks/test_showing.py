@@ -15,7 +15,7 @@ import tracker_viz as tv
 from tracker_viz import notebook
 from tracker_viz.capture import HeldOutRows
 from tracker_viz.delivery import Report
-from tracker_viz.delivery.uploader import DeliveryStatus
+from tracker_viz.delivery.delivery_status import DeliveryStatus
 from tracker_viz.metrics import score_series
 from tracker_viz.notebook import MOST_BYTES
 from tracker_viz.pipeline import Picture, RenderResult, SweepResult, VerifyResult

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from tracker_viz.delivery.delivery_status import DeliveryStatus
 from tracker_viz.delivery.spool import Spool
-from tracker_viz.delivery.uploader import DeliveryStatus, Uploader
+from tracker_viz.delivery.uploader import Uploader
 from tracker_viz.trackers import RunState
 
 log = logging.getLogger(__name__)

@@ -25,6 +25,7 @@ from enum import Enum, auto
 from typing import TypeVar
 
 from tracker_viz.delivery.backlog import Backlog
+from tracker_viz.delivery.delivery_status import DeliveryStatus
 from tracker_viz.delivery.destinations import StoredDestination
 from tracker_viz.delivery.spool import Spool
 from tracker_viz.delivery.transfer import Transfer
@@ -35,7 +36,7 @@ from tracker_viz.errors import (
     TransientTrackerError,
 )
 from tracker_viz.trackers import Run, RunState, Tracker
-from tracker_viz.types import CaptureRef, RunRef
+from tracker_viz.types import CaptureRef
 
 log = logging.getLogger(__name__)
 
@@ -59,38 +60,6 @@ class State(Enum):
 
 
 ACTIVE = frozenset({State.STARTING, State.UPLOADING, State.AWAY})
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveryStatus:
-    """The progress of one destination.
-
-    Attributes:
-        sent: captures that it has confirmed, in this process or an earlier one.
-        left: captures that wait in the spool for it.
-        damaged: steps of which neither it nor the spool has a whole capture.
-        error: why something is left, or what failed last; None when all is well.
-        refused: whether the same again would fail for the same reason.
-    """
-
-    name: str
-    ref: RunRef | None
-    url: str | None
-    sent: int
-    left: int
-    damaged: tuple[int, ...]
-    error: str | None
-    refused: bool = False
-
-    @property
-    def complete(self) -> bool:
-        return self.left == 0 and self.error is None
-
-    def __repr__(self) -> str:
-        words = f"{self.name}, {self.sent} captures sent, {self.left} left"
-        if self.damaged:
-            words += f", {len(self.damaged)} damaged"
-        return f"DeliveryStatus({words})"
 
 
 @dataclass(frozen=True, slots=True)
