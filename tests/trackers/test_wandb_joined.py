@@ -53,7 +53,7 @@ def our_points(history, name):
 def until_carried(run):
     """Until rows of theirs carry all points that ours has; each takes one."""
     deadline = time.monotonic() + 60
-    while run._rows._waiting:
+    while run._writer._rows._waiting:
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
@@ -110,7 +110,7 @@ def test_a_loop_that_goes_on_while_a_point_is_added_to_its_row_costs_no_point(
     theirs.log({"loss": 1.0}, step=1)
     monkeypatch.setattr(theirs, "log", log_and_go_on)
     run.log_metrics([MetricPoint(step, {"score": float(step)}) for step in (10, 20)])
-    while len(run._rows._waiting) == 2:
+    while len(run._writer._rows._waiting) == 2:
         time.sleep(0.005)
     time.sleep(2 * POLL_S)  # the other one must not follow into the same row
     theirs.log({"loss": 3.0}, step=3)
