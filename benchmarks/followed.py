@@ -417,7 +417,8 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     for name, says in ROWS.items():
         cells = [str(row.get(name, "")) for row in found.values()]
         lines.append(f"| {says or name} | {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
+    notes = [row["note"] for row in found.values() if "note" in row]  # added by hand
+    return "\n".join([*lines, "", *notes, ""])
 
 
 if __name__ == "__main__":

@@ -87,11 +87,6 @@ class LiveFilm:
         self._remove_leftovers()
 
     @property
-    def put_at(self) -> float:
-        """Seconds since 1970 at which the last version was put into the run; 0 before the first."""
-        return self._state.put_at
-
-    @property
     def has_news(self) -> bool:
         """Whether frames were drawn since a version was put into the run."""
         return bool(self._state.drawn) and self._state.put_step != self._state.drawn[-1].step
