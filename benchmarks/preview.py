@@ -143,6 +143,7 @@ def table(found: dict[str, Any]) -> str:
         f"| processor time of the previews, of the training's | {found['preview_share']:.1%} |",
         f"| versions that came meanwhile | {found['versions']:.0f} |",
         "",
+        *([found["note"], ""] if "note" in found else []),  # added by hand
     ]
     return "\n".join(lines)
 
