@@ -138,6 +138,13 @@ HEADLINES = (
         "follow",
         growing,
     ),
+    Headline(
+        "preview",
+        "processor time of previews beside a training that keeps all cores busy, of its own",
+        "preview",
+        lambda found: found["preview_share"],
+        "{:.1%}",
+    ),
 )
 
 
