@@ -55,10 +55,11 @@ most of which is torch. The machine had two cores, shared with others.
 Found by these trials, and fixed with a test: an artifact store that was unmounted for a moment
 (4 of 11 captures went below its mount point); an answer to `runs/create` lost on its way (2 runs
 too many; that row was left out and taken anew); a line to W&B that broke while a run started (the
-start was refused; taken anew); a cache that cannot be written; a journal's key of a newer version,
-and a size of 5,000 digits. Three pushes gave up after a minute without progress, on a machine with
-a load of 20, with everything still in the spool or all of it in the run: left out. Several
-processes that write one run of W&B: [followed.md](followed.md)."""
+start was refused: the row *wandb: truncated* is of before); a cache that cannot be written; a
+journal's key of a newer version, and a size of 5,000 digits; half-written files of a `follow` that
+was killed, which the next one left. Three pushes gave up after a minute without progress, on a
+machine with a load of 20, with everything still in the spool or all of it in the run: left out.
+Several processes that write one run of W&B: [followed.md](followed.md)."""
 EXPLAINED = {
     "kill": """## Trainings and pushes killed with SIGKILL at random instants
 

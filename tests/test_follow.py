@@ -16,6 +16,7 @@ import pytest
 
 import tracker_viz as tv
 from tracker_viz.errors import ConfigError, RunActiveError, TransientTrackerError
+from tracker_viz.files import torn_prefix
 from tracker_viz.pipeline import FollowOptions, PictureOptions
 from tracker_viz.pipeline.following import live_film
 from tracker_viz.pipeline.following.held_scales import HeldScales
@@ -122,7 +123,9 @@ assert "torch" not in sys.modules
 """
 
 
-def test_killed_at_a_version_and_started_again_it_goes_on_with_the_frames_that_it_has(run):
+def test_killed_at_a_version_and_started_again_it_goes_on_with_the_frames_that_it_has(
+    run, tmp_path
+):
     def start():
         script = [sys.executable, "-c", FOLLOW % VIDEO, str(run.ref)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -135,6 +138,11 @@ def test_killed_at_a_version_and_started_again_it_goes_on_with_the_frames_that_i
     first.wait()
     there = run.directory / "heads.webm"
     before = frames_of(there)
+    # As if it had been at work then.
+    torn = torn_prefix().replace(f"-{os.getpid()}-", f"-{first.pid}-") + "x.partial"
+    left = [run.directory / torn, next((tmp_path / "cache").rglob("following")) / torn]
+    for path in left:
+        path.touch()
     assert n_played(there) == 5
 
     put(run, range(4, 6))
@@ -145,6 +153,7 @@ def test_killed_at_a_version_and_started_again_it_goes_on_with_the_frames_that_i
     assert second.returncode == 0
     assert frames_of(there)[:4] == before[:4]
     assert n_played(there) == 7
+    assert not any(path.exists() for path in left)
 
 
 def test_a_long_run_keeps_few_captures_few_frames_and_a_small_state(run, tmp_path, monkeypatch):

@@ -80,7 +80,7 @@ def test_push_mends_what_the_destination_damaged_while_the_spool_has_it(tmp_path
     (tmp_path / "spool/captures/step-00000002.safetensors").unlink()
     os.truncate(run.directory / "captures/step-00000002.safetensors", 100)
     assert push(tmp_path / "spool").deliveries[0].damaged == (2,)
-    assert "step 2 damaged" in caplog.text
+    assert "damaged capture of step 2" in caplog.text
 
 
 def away(*_):

@@ -16,7 +16,7 @@ import numpy as np
 
 from tracker_viz.delivery import TappedSpool
 from tracker_viz.errors import ConfigError, RunActiveError, TransientTrackerError
-from tracker_viz.files import locked
+from tracker_viz.files import locked, remove_torn
 from tracker_viz.options import seconds_of
 from tracker_viz.pipeline.following.live_film import AT_ONCE, LiveFilm, Version
 from tracker_viz.pipeline.load import TrackerOptions, open_run
@@ -91,6 +91,9 @@ def follow(
     )
     check_outputs(chosen.format, list(paths.values()), chosen.video)
     with _alone(directory):
+        # What one that was killed left half-written, here and where it was putting a version.
+        remove_torn(downloads)
+        opened.remove_torn()
         following = _Following(opened, drawn, chosen, directory, paths, name, on_version)
         result = following.until_end()
         if not chosen.final:
