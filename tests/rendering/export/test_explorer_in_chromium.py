@@ -11,6 +11,7 @@ import pytest
 from tracker_viz.metrics import Ablations
 from tracker_viz.rendering import Renderer, Series, write_explorer
 from tracker_viz.rendering.export.explorer import page as explorer
+from tracker_viz.rendering.planning.cards import score_title
 from tracker_viz.rendering.role_key import ROLE_KEYS
 from tracker_viz.rendering.theme import rgb
 
@@ -203,8 +204,7 @@ def test_all_scores_of_a_head_are_drawn_and_said_those_of_roles_first(renderer, 
     assert len(found) == len(names)
     for name in names:
         values = series.read(4, [name])[name]
-        title = name.removeprefix("scores.head.").replace("_", " ")
-        assert found[title] == pytest.approx(float(values[head]), abs=0.01)
+        assert found[score_title(name)] == pytest.approx(float(values[head]), abs=0.01)
     role = renderer.plan.roles.held[5][head].replace("_", " ")
     assert said[0].startswith(role), "that of its own role is the first"
     assert shown.locator(".curves li.held").first.inner_text().startswith(role)
