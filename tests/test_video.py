@@ -184,6 +184,11 @@ def test_impossible_durations_are_refused(tmp_path, duration_s):
 def test_the_shortest_durations_never_fall_on_one_tick():
     ticks = timestamps(500, [1 / 60, 1.4 / 60] * 250)
     assert min(np.diff(ticks)) >= 1
+    assert timestamps(3, [3.5 / 60, 1 / 60, 1 / 60]) == [0, 4, 5, 6], "both halves round to 4"
+
+
+def test_roundings_of_durations_do_not_add_up():
+    assert timestamps(60, 2.4 / 60)[-2:] == [142, 143]
 
 
 def test_an_error_while_drawing_comes_through_and_leaves_nothing(tmp_path):
@@ -317,6 +322,18 @@ def test_a_video_that_is_not_what_was_encoded_is_no_video(tmp_path, monkeypatch,
     monkeypatch.setattr(opencv.OpenCV, "join", join_and_damage)
     with pytest.raises(VideoError, match=said):
         write_video(40, lambda index: noise[index % 8], tmp_path / "v", workers=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_whose_frames_come_at_other_times_is_no_video(tmp_path, monkeypatch):
+    join = opencv.OpenCV.join
+
+    def join_slowly(encoder, segments, path, ticks, size):
+        join(encoder, segments, path, [2 * tick for tick in ticks], size)
+
+    monkeypatch.setattr(opencv.OpenCV, "join", join_slowly)
+    with pytest.raises(VideoError, match="away from its time"):
+        write_video(3, picture, tmp_path / "v")
     assert list(tmp_path.iterdir()) == []
 
 
