@@ -154,16 +154,16 @@ def test_the_numbers_of_the_header_are_those_of_the_capture(series, size):
 
 
 def test_interpolated_maps_lie_between_and_scores_do_not_move(renderer):
-    here, between, there = renderer.values(2), renderer.values(2, part=0.5), renderer.values(3)
+    here, between, there = renderer.values(2), renderer.values(2, part=0.25), renderer.values(3)
     for heatmap in renderer.plan.heatmaps:
-        one, half, other = (
+        one, blended, other = (
             values[heatmap.name].astype(np.float64) for values in (here, between, there)
         )
         assert not np.array_equal(one, other), "the made-up run changes everywhere"
         if heatmap.name.startswith("score"):
-            assert np.array_equal(half, one), heatmap.name
+            assert np.array_equal(blended, one), heatmap.name
         else:
-            assert np.allclose(half, (one + other) / 2, atol=1e-3), heatmap.name
+            assert np.allclose(blended, 0.75 * one + 0.25 * other, atol=1e-3), heatmap.name
 
 
 @pytest.mark.parametrize(("layout", "since"), [("changes", 3), ("ffn", 0)])
