@@ -193,6 +193,7 @@ def test_what_a_training_replaces_from_a_checkpoint_on_is_drawn_again(run, tmp_p
     before = film.write([tmp_path / "before.webm"]).renderer.frame(4).pixels
     put(run, range(30, 60, 10), seed=1)  # from the checkpoint of step 20 on
     assert drawn(film, run) == [0, 10, 20, 30, 40, 50]
+    assert list(film._state.drawn) == run.list_captures(), "each as it is now"
     after = film.write([tmp_path / "after.webm"]).renderer.frame(4).pixels
     assert (before != after).any()
     put(run, range(0, 60, 10), seed=2)  # from its start

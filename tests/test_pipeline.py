@@ -46,6 +46,7 @@ from tracker_viz.pipeline import (
     render_command,
     render_sweep,
 )
+from tracker_viz.pipeline.load import pulled_captures
 from tracker_viz.pipeline.render import film_name
 from tracker_viz.pipeline.results.in_step import put_in_step_page
 from tracker_viz.trackers import connect, open_run
@@ -396,6 +397,9 @@ def test_a_part_of_a_run_is_drawn_alone_and_leaves_the_whole_runs_film_and_table
     assert (
         result.n_captures == sum(capture.step >= 2 for capture in tv.load_captures(watched.ref)) < 4
     )
+    steps = [capture.step for capture in tv.load_captures(watched.ref)]
+    both_ends = pulled_captures(open_run(watched.ref), None, progress=False, steps=(2, last))
+    assert [each.ref.step for each in both_ends.captures] == [s for s in steps if s >= 2]
     assert {path.name: path.read_bytes() for path in table.rglob("*") if path.is_file()} == before
     assert film.read_bytes() == film_before
     assert result.path.stem == "overview_steps_2-end"
