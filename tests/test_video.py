@@ -473,3 +473,13 @@ def test_frames_that_stay_are_those_that_were_named(tmp_path):
     assert [index for _, index in read(tmp_path / "fewer.webm")] == [0, 2, 7, 10]
     with pytest.raises(VideoError, match="no frame 11"):
         keep_frames(body, [0, 11], tmp_path / "none.webm")
+
+
+def test_frames_that_stay_keep_their_colors(tmp_path):
+    red = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    red[..., 0] = 255
+    append_frames(None, 0, 2, lambda _: red, tmp_path / "body.webm", encoder_name="opencv")
+    keep_frames(tmp_path / "body.webm", [1], tmp_path / "fewer.webm")
+    for name in ("body.webm", "fewer.webm"):
+        _, bgr = import_cv2().VideoCapture(str(tmp_path / name)).read()
+        assert np.allclose(bgr.mean((0, 1)), (0, 0, 255), atol=20), name
