@@ -220,9 +220,9 @@ def report(trainings: list[Training]) -> str:
         if each.kind != "healthy"
     )
     lines = [
-        "# When alarms ring",
+        "# Alarms: how many steps before the loss",
         "",
-        "Written by `benchmarks/alarms.py`, whose first lines say how the trainings are made",
+        "Written by `benchmarks/alarms.py`, whose docstring says how each training run is made",
         f"unstable: two blocks of four heads, {STEPS} steps, unstable from step {BREAKS_AT} on,",
         f"about {CAPTURES} captures.",
         "",

@@ -43,53 +43,65 @@ TABLES = {
 }
 INTRODUCTION = """# Kills, disks, networks and damaged files
 
-`python benchmarks/faults.py kill`, `draw`, `disks`, `networks`, `many`, `fuzz`; `table` prints
-what was counted. Every trial is a process of its own that trains a small model and captures it
-eleven times into one run, and that something happens to; then `push`, and the run is compared
-with what the training noted. *Lost*: captures that were on the disk and are not in the run.
-*Doubled*: twice in it, or in two runs. *Changed*: other bytes. *Points*: of the loss's chart.
-*Half files*: `.partial` files that are left. W&B is the real client against a stand-in for the
-service. The stall is the longest wait of the training for `submit`; memory is the process's,
-most of which is torch. The machine had two cores, shared with others.
+`python benchmarks/faults.py kill`, `draw`, `threads`, `disks`, `networks`, `many` and `fuzz` run
+the trials; `table` prints the counts. Each trial is a separate process. It trains a small model
+and takes eleven captures into one run while something goes wrong. Then `push` finishes the upload,
+and the run is compared with what the training process noted.
 
-Found by these trials, and fixed with a test: an artifact store that was unmounted for a moment
-(4 of 11 captures went below its mount point); an answer to `runs/create` lost on its way (2 runs
-too many; that row was left out and taken anew); a line to W&B that broke while a run started (the
-start was refused: the row *wandb: truncated* is of before); a cache that cannot be written; a
-journal's key of a newer version, and a size of 5,000 digits; half-written files of a `follow` that
-was killed, which the next one left. Three pushes gave up after a minute without progress, on a
-machine with a load of 20, with everything still in the spool or all of it in the run: left out.
-Several processes that write one run of W&B: [followed.md](followed.md)."""
+| word | meaning |
+|---|---|
+| lost | captures that were on the disk and are not in the run |
+| doubled | captures that are in the run twice, or in two runs |
+| changed | captures with other bytes than on the disk |
+| points | points of the loss chart |
+| half files | `.partial` files that are left |
+| stall | the longest time that the training thread waited for `submit` |
+| memory | peak of the process, most of it torch |
+
+W&B is the real client against a stand-in for the service. The machine had two cores and was shared
+with other work.
+
+The trials found these faults. Each is fixed and has a test:
+
+* An artifact store that was unmounted for a moment hid 4 of 11 captures below its mount point.
+* A lost answer to `runs/create` made a second run. That row was taken again.
+* A connection to W&B that broke while a run started made the start fail.
+* A cache that cannot be written to ended a render without a way out.
+* A journal key of a newer version and a size of 5,000 digits were not read.
+* A killed `follow` left half-written files.
+
+Left out: three pushes that gave up after a minute without progress, at a load of 20, with
+everything still in the spool or already in the run. For several processes that write one W&B run,
+see [followed.md](followed.md)."""
 EXPLAINED = {
     "kill": """## Trainings and pushes killed with SIGKILL at random instants
 
-A push after the training is killed, too, and the next one finishes. *While uploading*: captures
-on the disk waited for their upload. Trials without a kill had ended before it. *Two threads*: two
-trainings in one process, each into a run of its own, and no kill.""",
-    "draw": """## Renderings, comparisons and followings killed
+The push after the training run is killed, too, and the next push finishes. *While uploading*:
+captures on the disk were waiting for their upload. Trials without a kill had ended before it. *Two
+threads*: two training loops in one process, each into its own run, without a kill.""",
+    "draw": """## render, compare and follow killed
 
-After each kill every capture of the two runs and every video in them is read: it is there as it
-was, or whole. *Half files* are counted after the next whole one; *failed*: the work raised. A
-following that was killed is gone on with. W&B takes one writer: of two renderings *at once* one is
-refused there, in words, and the other one is in the run.""",
+After each kill, every capture and every video of the two runs is read and must be as it was, or
+whole. *Half files* are counted after the next command that finishes; *failed*: the command raised.
+A killed `follow` continues when it is started again. W&B accepts one writer: of two renders *at
+once* one is refused with a message, and the other is in the run.""",
     "disks": """## Disks
 
-File systems in memory of their own, full (also from the start), without inodes, read-only or
-moved away for 1.5 s, or with 0.2 s for every sync and rename. Under the spool, the temporary
-directory and MLflow's artifacts a training writes on; with the cache a run is drawn from a
-server.""",
+Small file systems in memory: full (also from the start), without inodes, read-only, moved away for
+1.5 s, or with 0.2 s for every sync and rename. They hold the spool, the temporary directory or
+MLflow's artifacts of a training run, or the cache of a render from a server.""",
     "networks": """## Networks and servers
 
-A proxy does this to a share of the requests while the training lasts (8 s of patience at its
-end), then lets all through for `push`. Resets *after* come when the service has done what it
-was asked for; *lost*: its answer never comes; 429, 503 and 500 say Retry-After: 1. *Killed*:
-the server, while captures are uploaded. *Lost database*: the run is deleted in it, and what is
-left is pushed into another.""",
+A proxy disturbs a share of the requests during training (with 8 s of patience at the end), then
+lets everything through for `push`. *Reset after*: the connection breaks after the service did what
+was asked; *lost*: its answer never comes; 429, 503 and 500 say Retry-After: 1. *Killed*: the
+server, while captures are uploaded. *Lost database*: the run is deleted, and the rest is pushed
+into another run.""",
     "many": """## Ten thousand captures""",
     "fuzz": """## Damaged files
 
-Bytes, JSON values and headers of a whole file of each kind, changed by hypothesis. Readers
-raise our errors, or read it.""",
+Hypothesis changes bytes, JSON values and headers of a valid file of each kind. Readers must read
+the result or raise our errors.""",
 }
 STORES_OF = {"networks": ["mlflow-server", "wandb"], "many": ["local", "mlflow"]}
 

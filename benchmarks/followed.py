@@ -405,11 +405,11 @@ def count(players: Players, service: Service, directory: Path) -> dict[str, Any]
 def table(found: dict[str, dict[str, Any]]) -> str:
     """Return Markdown: a column for each tracker."""
     lines = [
-        "# Following under fire",
+        "# Following a run while processes are killed",
         "",
-        "`python benchmarks/followed.py`: a training into a real MLflow server, and into W&B's",
+        "`python benchmarks/followed.py`: a training run into a real MLflow server, and into W&B's",
         "shared mode (the real client, a stand-in for the service), followed by `tracker-viz",
-        "follow every=2s` and rendered beside that, while `kill -9` ends one after the other.",
+        "follow every=2s` and rendered at the same time, while `kill -9` ends one process after another.",
         "",
         f"| what | {' | '.join(found)} |",
         f"|---|{'---:|' * len(found)}",
