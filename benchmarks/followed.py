@@ -409,7 +409,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         "",
         "`python benchmarks/followed.py`: a training run into a real MLflow server, and into W&B's",
         "shared mode (the real client, a stand-in for the service), followed by `tracker-viz",
-        "follow every=2s` and rendered at the same time, while `kill -9` ends one process after another.",
+        "follow every=2s` and rendered at the same time. `kill -9` ends one process after another.",
         "",
         f"| what | {' | '.join(found)} |",
         f"|---|{'---:|' * len(found)}",
