@@ -77,6 +77,15 @@ def no_experiment_is_left_behind() -> Iterator[None]:
         sys.modules["mlflow.tracking.fluent"]._active_experiment_id = None
 
 
+@pytest.fixture(autouse=True)
+def no_disabled_wandb_run_is_left_behind() -> Iterator[None]:
+    """A trainer opens one under WANDB_MODE=disabled and leaves it to the end of the process."""
+    yield
+    run = getattr(sys.modules.get("wandb"), "run", None)
+    if run is not None and run.disabled:
+        run.finish()
+
+
 @pytest.fixture(scope="session")
 def empty_mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The database of an MLflow store without runs."""

@@ -154,7 +154,7 @@ def test_a_checkpoint_of_another_shape_is_refused_by_name(make):
     _, _, states = fit(make(steps=4))
     other = make(model=ModelConfig(n_blocks=2, n_heads=2, d_model=16, d_ffn=48, context_length=32))
     with pytest.raises(
-        ConfigError, match=r"blocks.0.mlp.down_proj.weight is \(16, 32\) there and \(16, 48\) here"
+        ConfigError, match=r"blocks.0.mlp.down_proj.weight is \(16, 32\), not \(16, 48\)"
     ):
         other.load_state(Checkpoint(4, states[4]))
 

@@ -13,7 +13,7 @@ import wandb
 from wandb_server.fixtures import train, wandb_server, wandb_service  # noqa: F401
 
 from tracker_viz.errors import ConfigError, TrackerError, TransientTrackerError
-from tracker_viz.trackers.wandb import snapshot
+from tracker_viz.trackers.wandb import session, snapshot
 from tracker_viz.trackers.wandb.tracker import WandbTracker
 from tracker_viz.types import RunRef
 
@@ -256,7 +256,9 @@ def test_key_frames_of_an_offline_run_are_logged_once(wandb_server, tracker, fra
     run.put_table([{"head": "L0H0"}], "head_roles")
     with pytest.raises(TransientTrackerError, match="offline"):
         run.link_inputs([RunRef("mlflow", "0" * 32)])
-    media = list((run._sync_directory / "files" / "media" / "images").rglob("*.png"))
+    media = list(
+        (session.sync_directory(run._sdk_run) / "files" / "media" / "images").rglob("*.png")
+    )
     assert sorted(path.read_bytes() for path in media) == sorted(
         path.read_bytes() for _, path in frames
     )

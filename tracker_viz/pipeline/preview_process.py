@@ -29,7 +29,7 @@ DIRECTORY = ".preview"
 
 def main() -> None:
     spool, every = Path(sys.argv[1]), sys.argv[2]
-    os.nice(int(sys.argv[3]))
+    os.setpriority(os.PRIO_PROCESS, 0, int(sys.argv[3]))
     threading.Thread(target=_end_with_the_training, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, handlers=[_Said()])
     here = spool / DIRECTORY
