@@ -7,6 +7,7 @@ the arguments and a seed.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,26 @@ def captures(
             probes,
             experts,
         )
+
+
+def with_indexer(capture: Capture, blocks=(1,), chosen=5) -> Capture:
+    """Add an indexer of sparse attention to some blocks: for every query the keys of most
+    attention over all heads."""
+    arrays, axes = {}, {}
+    for block in blocks:
+        attention = capture.arrays[f"blocks.{block}.attn.pattern"].astype(np.float32).mean(1)
+        order = np.argsort(-attention, axis=-1, kind="stable")[..., :chosen]
+        keys = np.zeros_like(attention)
+        np.put_along_axis(keys, order, 1, -1)
+        arrays[f"blocks.{block}.attn.indexer"] = np.tril(keys).astype(np.float16)
+        axes[f"blocks.{block}.attn.indexer"] = ("probe", "query", "key")
+    indexers = {"blocks": list(blocks), "chosen": [chosen] * len(blocks)}
+    return replace(
+        capture,
+        arrays=capture.arrays | arrays,
+        axes=capture.axes | axes,
+        model=capture.model | {"indexers": indexers},
+    )
 
 
 def write_run(directory: Path, n_captures=12, **options) -> list[CapturePath]:

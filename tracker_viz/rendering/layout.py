@@ -120,10 +120,11 @@ class LargeHead(Options):
     probe: ProbeRow = 0
     """Row of the probe that is shown large; the other rows are shown next to it."""
 
-    beside: Literal["rows", "weighted"] | None = None
-    """Maps next to the first: the other rows of the probe (rows), or the same row with attention
-    weighted by how much each token writes (weighted). null: weighted if captures hold the signal
-    value_weighted, else rows."""
+    beside: Literal["rows", "weighted", "indexer"] | None = None
+    """Maps next to the first: the other rows of the probe (rows), the same row with attention
+    weighted by how much each token writes (weighted), or the keys that the indexer of sparse
+    attention chose (indexer). null: weighted if captures hold the signal value_weighted; else
+    indexer if the head's block has one that leaves keys out; else rows."""
 
     def shows(self, block: int, head: int) -> bool:
         return self.block in (None, block) and self.head in (None, head)

@@ -241,6 +241,14 @@ _ROLE_MAP = "tracker_viz.roles"
 _FAINTEST, _NEAREST = 0.30, 0.45  # parts of the full color
 
 
+_CHOICE_MAP = "tracker_viz.choice"
+
+
+def choice_colormap(name: str) -> str:
+    """Return the name of a color map that has two colors, those of the ends of another one."""
+    return f"{_CHOICE_MAP} {name}"
+
+
 def role_colormap(theme: Theme, roles: Sequence[str]) -> str:
     """Return the name of a color map of ``(len(roles) + 1) * ROLE_LEVELS`` colors: gray shades for
     heads without a role, then the shades of each role."""
@@ -271,6 +279,9 @@ def colormap(name: str) -> Any:
 
     if name in QUIET_COLORS:
         return LinearSegmentedColormap.from_list(name, QUIET_COLORS[name])
+    if name.startswith(_CHOICE_MAP):
+        ends = colormap(name.removeprefix(_CHOICE_MAP).strip())([0.0, 1.0])
+        return ListedColormap(ends, name)
     if name.startswith(_ROLE_MAP):
         return _role_colors(*name.split(" ")[1:])
     if name not in matplotlib.colormaps:
@@ -329,6 +340,8 @@ def bar_ticks(scale: ColorScale, width_em: float = 20.0) -> list[tuple[float, st
 
 def _inner_ticks(scale: ColorScale) -> list[float]:
     """Return the values between the ends of a scale, the most wanted first."""
+    if scale.cmap.startswith(_CHOICE_MAP):
+        return []
     low, high = scale.minimum, scale.maximum
     has_zero = low < 0 < high
     if scale.norm == "centred" or (scale.norm in ("linear", "symlog") and has_zero):

@@ -90,6 +90,23 @@ def test_every_head_of_the_page_is_what_the_captures_hold(renderer, small_run):
                 assert np.array_equal(cells[index], shown)
 
 
+def test_the_page_shows_with_every_head_which_keys_its_indexer_chose(synthetic, tmp_path):
+    made = synthetic.captures(2, blocks=2, heads=2, length=16, period=5, width=8, hidden=8)
+    run = [synthetic.write_capture(tmp_path, synthetic.with_indexer(each)) for each in made]
+    renderer = Renderer(Series(run), "head", size="720p")
+    page = Page(explorer_page(renderer, range(2)))
+    assert [row["title"] for row in page.description["rows"]] == [
+        "Attention · repeated tokens",
+        "Keys the indexer chose · repeated tokens",
+    ]
+    name = "blocks.1.attn.indexer"
+    chosen = renderer.series.read(1, [name])[name][0][np.tril(np.ones((16, 16), bool))]
+    for head in range(2):
+        cells, part = page.head(1, head, row=1)
+        assert part["heads"] == [[1, [0, 1]]], "block 0 has no indexer"
+        assert np.array_equal(cells[1], 254 * chosen)
+
+
 def test_weights_and_scores_of_the_page_are_those_of_the_frames(renderer):
     page = Page(explorer_page(renderer, range(6)))
     plan = renderer.plan

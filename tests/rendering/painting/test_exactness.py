@@ -166,6 +166,21 @@ def test_every_layout_paints_what_seaborn_draws(small_run, name, size):
         assert np.array_equal(shown[box], expected[box]), heatmap.name
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_the_keys_that_an_indexer_chose_are_exact_too(synthetic, tmp_path, pooled):
+    length = 300 if pooled else 24
+    made = synthetic.captures(2, blocks=2, heads=1, length=length, width=8, hidden=8, period=7)
+    run = [synthetic.write_capture(tmp_path, synthetic.with_indexer(each)) for each in made]
+    panel = LAYOUTS["head"].panels[0].model_copy(update={"beside": "indexer"})
+    layout = LAYOUTS["head"].model_copy(update={"panels": (panel,)})
+    renderer = Renderer(Series(run), layout, size="square")
+    expected = seaborn_pixels(renderer.plan, renderer.values(1))
+    (heatmap,) = [each for each in renderer.plan.heatmaps if each.scale == "indexer"]
+    assert (heatmap.source.pool > 1) == pooled
+    box = (slice(heatmap.box.y, heatmap.box.bottom), slice(heatmap.box.x, heatmap.box.right))
+    assert np.array_equal(renderer.frame(1).pixels[box], expected[box])
+
+
 def test_a_mosaic_of_a_thousand_heads_is_exact_too(many_heads_run):
     renderer = Renderer(Series(many_heads_run), "overview")
     expected = seaborn_pixels(renderer.plan, renderer.values(2))

@@ -29,7 +29,7 @@ from tracker_viz.rendering.planning.grid import fit_map, fit_matrix
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.planning.timeline import timeline
 from tracker_viz.rendering.scales import bar_ticks
-from tracker_viz.rendering.sources import HeadMap, Mosaic, ScoreMap
+from tracker_viz.rendering.sources import HeadMap, Moment, Mosaic, ScoreMap
 from tracker_viz.rendering.subject import one_run
 from tracker_viz.rendering.text import fitted_px, text_width
 
@@ -384,6 +384,54 @@ def test_a_head_stands_beside_its_value_weighted_map_where_captures_hold_norms(s
     assert [(source.probe, source.weighted_by) for source in rows] == [(0, ()), (1, ())]
     of_all = Layout(name="all", panels=(Attention(weighted=True),))
     assert all(source.weighted_by for source in _large_maps(series, of_all))
+
+
+@pytest.fixture(scope="module")
+def indexed_series(synthetic, tmp_path_factory):
+    """3 blocks of 2 heads; only block 1 has an indexer, of 5 keys."""
+    directory = tmp_path_factory.mktemp("indexed")
+    made = synthetic.captures(2, blocks=3, heads=2, length=16, period=5, width=8, hidden=8)
+    run = [synthetic.write_capture(directory, synthetic.with_indexer(each)) for each in made]
+    return Series(run, title="indexed")
+
+
+def test_a_head_stands_beside_the_keys_that_the_indexer_of_its_block_chose(indexed_series):
+    layout = _large(block=1, head=1)
+    plan = make_plan(layout, indexed_series)
+    attention, chosen = [each for each in plan.heatmaps if isinstance(each.source, HeadMap)]
+    assert (attention.head, chosen.head) == ((1, 1), None), "a choice of keys has no role"
+    scale = plan.scales[chosen.scale]
+    assert (scale.minimum, scale.maximum, len(np.unique(scale.table()[:0x7C00], axis=0))) == (
+        0,
+        1,
+        2,
+    )
+    arrays = indexed_series.read(1, chosen.source.needs)
+    expected = indexed_series.read(1, ["blocks.1.attn.indexer"])["blocks.1.attn.indexer"][0]
+    assert np.array_equal(chosen.source.values(Moment(arrays, {}, {})), expected)
+    assert not chosen.source.blends, "between two captures no key is half chosen"
+    assert {"Keys the indexer chose", "query ↓ key → · top 5"} <= {
+        each.text for each in plan.labels
+    }
+
+
+def test_a_head_is_only_shown_with_an_indexer_that_captures_hold(indexed_series, series_of):
+    without = _large_maps(indexed_series, _large(block=0))
+    assert [(source.name, source.probe) for source in without] == [
+        ("blocks.0.attn.pattern", 0),
+        ("blocks.0.attn.pattern", 1),
+    ]
+    names = [source.name for source in _large_maps(indexed_series, _large(beside="indexer"))]
+    assert names == ["blocks.1.attn.pattern", "blocks.1.attn.indexer"]
+    with pytest.raises(LayoutError, match=r"no blocks\.2\.attn\.indexer .* hold blocks\.1\."):
+        make_plan(_large(block=2, beside="indexer"), indexed_series)
+    with pytest.raises(LayoutError, match="they hold none: only models with sparse attention"):
+        make_plan(_large(beside="indexer"), series_of("2x2"))
+
+
+def _large(**options):
+    panel = LAYOUTS["head"].panels[0].model_copy(update=options)
+    return Layout(name="indexed", panels=(panel,))
 
 
 def test_below_a_large_head_are_the_words_that_it_raises_most(synthetic, tmp_path):

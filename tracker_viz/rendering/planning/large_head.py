@@ -1,5 +1,6 @@
 """Place one head as large as it goes, on every row of the probe, or as it is and weighted by
-values, with the tokens along its sides; beside it the scores."""
+values or with the keys that its indexer chose, with the tokens along its sides; beside it the
+scores."""
 
 from __future__ import annotations
 
@@ -14,6 +15,9 @@ from tracker_viz.rendering.planning.cards import place_cards, place_scores, scor
 from tracker_viz.rendering.planning.circuits.head_words import head_words, place_head_words
 from tracker_viz.rendering.planning.content import (
     Heads,
+    indexed_heads,
+    indexer_places,
+    leaves_keys_out,
     most_changed,
     pool_words,
     probe_row,
@@ -43,8 +47,9 @@ def place_head(builder: PlanBuilder, panel: LargeHead, scores: list[str], area: 
 
     Return the bottom of what was placed.
     """
-    rows = _maps(builder, panel)
-    place = _chosen(builder, panel, rows[0])
+    shown = resolve_attention(builder, panel)[0]
+    place = _chosen(builder, panel, shown)
+    rows = [shown, *_beside(builder, panel, shown, place)]
     words = head_words(builder, _numbers(rows[0], place))
     room = _ROOM_FOR_MAPS[builder.is_narrow]
     if words is None or area.height < room * words.height(builder):
@@ -89,9 +94,10 @@ def _place_maps(
     return place_cards(builder, score_cards(builder, scores), room)
 
 
-def _maps(builder: PlanBuilder, panel: LargeHead) -> list[Heads]:
-    """Return the attention of the panel's own row of the probe, then what is beside it."""
-    shown = resolve_attention(builder, panel)[0]
+def _beside(
+    builder: PlanBuilder, panel: LargeHead, shown: Heads, place: tuple[int, int]
+) -> list[Heads]:
+    """Return what is beside the attention of the head at ``place``."""
     names = {norms_name(maps[0].name) for maps in shown.blocks if maps}
     has_norms = names <= builder.series.arrays.keys()
     if panel.beside == "weighted" or (panel.beside is None and has_norms):
@@ -99,15 +105,20 @@ def _maps(builder: PlanBuilder, panel: LargeHead) -> list[Heads]:
             weighted_heads(builder, maps, numbers) if maps else []
             for maps, (_, numbers) in zip(shown.blocks, shown.indices, strict=True)
         ]
-        return [shown, replace(shown, title=_WEIGHTED, blocks=blocks)]
+        return [replace(shown, title=_WEIGHTED, blocks=blocks)]
+    name = shown.blocks[place[0]][0].name
+    if panel.beside == "indexer" or (
+        panel.beside is None and leaves_keys_out(builder.series, name)
+    ):
+        return [indexed_heads(builder, shown)]
     if shown.blocks[0][0].probe is None:  # the captures hold one row only
-        return [shown]
+        return []
     every = resolve_attention(builder, panel.model_copy(update={"probe": None}))
-    return [shown, *(heads for heads in every if _probe(heads) != _probe(shown))]
+    return [heads for heads in every if _probe(heads) != _probe(shown)]
 
 
 def _probe(heads: Heads) -> int:
-    return heads.blocks[0][0].probe or 0
+    return heads.probe or 0
 
 
 def _title(heads: Heads, place: tuple[int, int], *, is_first: bool) -> str:
@@ -249,7 +260,8 @@ def _place_map(
     builder.heading(title, box.x, box.y - builder.px(38), box.width, *axes, needed=needed)
     source = replace(heads.blocks[row][column], pool=pool)
     name = f"{_name(heads, place)} · {_kind(heads)}"
-    head = _numbers(heads, place)
+    # What an indexer chose is no head's attention, and has no role.
+    head = None if source.is_choice else _numbers(heads, place)
     builder.heatmaps.append(Heatmap(name, source, box, heads.scale, heads.mask(cells), head=head))
     _token_labels(builder, tokens, chosen, box, pool, cell_px)
     _name_copies(builder, _probe(heads), box, heads.length)
@@ -283,6 +295,8 @@ def _chosen(builder: PlanBuilder, panel: LargeHead, heads: Heads) -> tuple[int, 
     for place in most_changed(builder.series, heads, n_heads, {}):
         if panel.shows(*_numbers(heads, place)):
             asked.append(place)
+    if asked and panel.beside == "indexer":
+        asked = _indexed(builder, panel, heads, asked)
     if not asked:
         raise LayoutError(
             f"layout {builder.layout.name!r}: the captures hold no {_wanted(panel)}; they hold "
@@ -294,6 +308,26 @@ def _chosen(builder: PlanBuilder, panel: LargeHead, heads: Heads) -> tuple[int, 
         return role != "induction", role is None
 
     return min(asked, key=rank)
+
+
+def _indexed(
+    builder: PlanBuilder, panel: LargeHead, heads: Heads, asked: list[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Return those of the heads whose block has an indexer."""
+    found = [
+        place
+        for place in asked
+        if indexer_places(builder.series, heads.blocks[place[0]][place[1]].name)
+    ]
+    if not found:
+        block = "*" if panel.block is None else panel.block
+        held = builder.series.names("blocks.*.attn.indexer")
+        raise LayoutError(
+            f"layout {builder.layout.name!r} shows the keys that an indexer chose, and the "
+            f"captures hold no blocks.{block}.attn.indexer for these heads; they hold "
+            f"{', '.join(held) or 'none: only models with sparse attention have it'}"
+        )
+    return found
 
 
 def _wanted(panel: LargeHead) -> str:

@@ -10,6 +10,7 @@ from tracker_viz.rendering.sources.attention import (
     Mosaic,
     extreme_pool,
     future,
+    indexer_name,
     max_pool,
     norms_name,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "WeightSummary",
     "extreme_pool",
     "future",
+    "indexer_name",
     "max_pool",
     "needs_of",
     "norms_name",

@@ -24,6 +24,8 @@ class HeadMap:
     ``show="step"`` and ``"change"``: the absolute difference to the previous and to the first
     capture, as float32.
 
+    ``name`` may be the choice of an indexer of sparse attention, which is 0 or 1.
+
     ``weighted_by``: numbers of the heads in the array, where values are weighted by what each token
     writes: ``a_ij ||v_j W_O||``, every row divided by its sum (Kobayashi et al. 2020). Empty: they
     are not.
@@ -37,7 +39,14 @@ class HeadMap:
     show: Show = "value"
     weighted_by: tuple[int, ...] = ()
 
-    blends = True
+    @property
+    def blends(self) -> bool:
+        return not self.is_choice
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether these are the keys that an indexer chose, 1 or 0, and no attention."""
+        return self.name.endswith(".indexer")
 
     @property
     def needs(self) -> tuple[ArrayKey, ...]:
@@ -66,7 +75,10 @@ class HeadMap:
 
     def values_of(self, heads: int | slice, moment: Moment) -> NDArray[Any]:
         """Return the values of another head of the array, or of several: [head, query, key]."""
-        pattern = moment.arrays[self._key][heads]
+        pattern = moment.arrays[self._key]
+        if pattern.ndim == 2:  # an indexer chooses for all heads of its block
+            pattern = pattern[None]
+        pattern = pattern[heads]
         if self.weighted_by:
             norms = moment.arrays[self._norms_key][list(self.weighted_by)][heads]
             return max_pool(weighted(pattern, norms), self.pool)
@@ -145,6 +157,11 @@ def future(cells: int) -> NDArray[np.bool_]:
 def norms_name(pattern_name: str) -> str:
     """Return the array with the norms of values that belongs to a block's attention."""
     return pattern_name.removesuffix("pattern") + "value_norm"
+
+
+def indexer_name(pattern_name: str) -> str:
+    """Return the array with the keys that the indexer of a block chose."""
+    return pattern_name.removesuffix("pattern") + "indexer"
 
 
 def weighted(pattern: NDArray[Any], norms: NDArray[Any]) -> NDArray[np.float16]:

@@ -31,6 +31,7 @@ from tracker_viz.rendering.planning.content import (
     block_of,
     head_numbers,
     heads_that_share,
+    indexer_places,
     kind_of,
     matrix_title,
     probe_row,
@@ -145,7 +146,9 @@ def _row(series: Series, head: HeadMap) -> dict[str, Any]:
     probe = head.probe or 0
     described = probe_row(series, probe)
     title = "Attention weighted by values" if head.weighted_by else _SHOWN[head.show]
-    if kind_of(head.name) != "attn.pattern":
+    if head.is_choice:
+        title = "Keys the indexer chose"
+    elif kind_of(head.name) != "attn.pattern":
         title = title.replace("Attention", "Token mixing")
     if described:
         names = series.labels("probe", len(series.last.probe["rows"]))
@@ -208,9 +211,21 @@ def _blocks(series: Series, drawn: HeadMap) -> Iterator[Block]:
         is_whole = array.missing_at is None and array.reshaped_at is None
         alike = len(array.shape) == len(shape) and array.shape[-2:] == shape[-2:]
         has_norms = not drawn.weighted_by or norms_name(name) in series.arrays
-        if is_whole and alike and has_norms:
-            numbers = head_numbers(series, name)
-            yield Block(block_of(name), name, tuple(range(len(numbers))), numbers)
+        if not (is_whole and alike and has_norms):
+            continue
+        if drawn.is_choice:
+            yield from _chosen_keys(series, name)
+            continue
+        numbers = head_numbers(series, name)
+        yield Block(block_of(name), name, tuple(range(len(numbers))), numbers)
+
+
+def _chosen_keys(series: Series, name: str) -> Iterator[Block]:
+    """Yield the block of an indexer's array, if that is about the heads of the block."""
+    pattern = name.replace(".attn.indexer", ".attn.pattern")
+    places = indexer_places(series, pattern) if pattern in series.arrays else ()
+    if places:
+        yield Block(block_of(name), name, places, head_numbers(series, pattern))
 
 
 def _telling_heads(plan: Plan, blocks: Sequence[Block]) -> list[tuple[int, int]]:

@@ -20,8 +20,9 @@ from tracker_viz.rendering.planning.content.names import (
     probe_rows,
 )
 from tracker_viz.rendering.planning.plan_builder import Measured, PlanBuilder
+from tracker_viz.rendering.scales import choice_colormap
 from tracker_viz.rendering.series import Series
-from tracker_viz.rendering.sources import HeadMap, Moment, future, norms_name
+from tracker_viz.rendering.sources import HeadMap, Moment, future, indexer_name, norms_name
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,59 @@ def weighted_heads(
             f"{name}: capture with signals=[max_logit, probe_loss, residual, value_weighted]"
         )
     return [replace(head, weighted_by=numbers) for head in heads]
+
+
+def indexed_heads(builder: PlanBuilder, shown: Heads) -> Heads:
+    """Return in the place of each head the keys that the indexer of its block chose; no maps of a
+    block whose choice the captures do not hold."""
+    blocks = []
+    for maps in shown.blocks:
+        places = indexer_places(builder.series, maps[0].name) if maps else ()
+        blocks.append(
+            [
+                replace(head, name=indexer_name(head.name), head=place)
+                for head, place in zip(maps, places, strict=False)
+            ]
+        )
+    attention = builder.scale_options.get("attention", {})
+    cmap = choice_colormap(str(attention.get("cmap", builder.theme.attention)))
+    title = "1: chosen by the indexer"
+    options = {"title": title, "cmap": cmap, "minimum": 0.0, "maximum": 1.0}
+    builder.add_scale("indexer", "indexer", options)
+    notes = [*_most_chosen(builder.series), "for all heads of the block"]
+    if any(len({head.head for head in maps}) > 1 for maps in blocks):
+        notes.pop()
+    title = "Keys the indexer chose"
+    return replace(shown, title=title, scale="indexer", blocks=blocks, notes=tuple(notes))
+
+
+def indexer_places(series: Series, name: str) -> tuple[int, ...]:
+    """Return the place of every head of the attention ``name`` in what its block's indexer chose:
+    0 where it chooses for all heads; empty where captures hold no choice for these maps."""
+    shape, array = series.arrays[name].shape, series.arrays.get(indexer_name(name))
+    if array is None or array.missing_at is not None or array.reshaped_at is not None:
+        return ()
+    sizes = dict(zip(array.axes, array.shape, strict=True))
+    n_choices = sizes.pop("head", None)
+    if tuple(sizes.values()) != shape[:-3] + shape[-2:]:
+        return ()
+    numbers = head_numbers(series, name)
+    if n_choices is None:
+        return (0,) * len(numbers)
+    return numbers if n_choices == series.last.model.get("n_heads") else ()
+
+
+def leaves_keys_out(series: Series, name: str) -> bool:
+    """Return whether the indexer of the attention ``name`` chose fewer keys than there are."""
+    described = series.last.model.get("indexers", {})
+    n_chosen = dict(zip(described.get("blocks", ()), described.get("chosen", ()), strict=True))
+    n_keys = series.arrays[name].shape[-1]
+    return bool(indexer_places(series, name)) and n_chosen.get(block_of(name), 0) < n_keys
+
+
+def _most_chosen(series: Series) -> list[str]:
+    n_chosen = set(series.last.model.get("indexers", {}).get("chosen", ()))
+    return [f"top {n}" for n in n_chosen] if len(n_chosen) == 1 else []
 
 
 def _notes(
