@@ -52,7 +52,8 @@ function fillKey() {
 
 /** How a map of attention is read. */
 function readingHint(map, hasDashes) {
-  const words = ['Each row of a map is a token, marked at the tokens that it looks at.'];
+  const looks = map.scale === 'indexer' ? 'may look' : 'looks';
+  const words = [`Each row of a map is a token, marked at the tokens that it ${looks} at.`];
   if (map.pool > 1) words.push(`Each cell is the largest of ${map.pool} × ${map.pool}.`);
   if (hasDashes) words.push('Dashed: the head has its role on other rows than this one.');
   return make('p', { class: 'hint' }, words.join(' '));
