@@ -127,7 +127,12 @@ def corpus(
         "mlflow": {"tracking_uri": mlflow_uri, "experiment": "stored"},
         "wandb": {"base_url": wandb_server.base_url},
     }
-    yield Corpus(directory, refs, options, mlflow.MlflowClient(mlflow_uri), wandb_server)
+    client = mlflow.MlflowClient(mlflow_uri)
+    yield Corpus(directory, refs, options, client, wandb_server)
+    # A run of the next test may have the same key, by which push finds it.
+    for experiment in client.search_experiments():
+        for run in client.search_runs([experiment.experiment_id]):
+            client.delete_run(run.info.run_id)
     wandb_server.state.runs.clear()
     wandb_server.state.artifacts.clear()
 
