@@ -93,6 +93,7 @@ def test_each_capture_of_a_training_is_shown_though_its_tracker_has_it_at_once(t
                 outbox.submit(make_capture(step))
                 found = until(said, lambda event, step=step: event["step"] == step)
                 assert found["loss"] == pytest.approx(4 / (1 + step))
+                assert not found["ended"]
                 pictures.append(ask(port, "/picture.png").read())
         assert Image.open(io.BytesIO(pictures[0])).size == (640, 360)
         assert len(set(pictures)) == 3
@@ -133,6 +134,16 @@ def test_a_run_of_many_captures_keeps_few_of_them_here(tmp_path, monkeypatch):
         assert view.picture()[0] == start + 19
         assert len(list((tmp_path / "view" / "captures").iterdir())) <= 8
     assert b'"steps":[0,' in view.page()
+
+
+def test_ranges_that_hold_are_not_those_of_the_first_capture_alone(tmp_path):
+    """At which no weight has changed yet."""
+    run = LocalRun.create(tmp_path / "run", name="a", config={})
+    view = LiveView(run, resolve_layout("heads"), tmp_path / "view", size="640x360", theme="dark")
+    for steps, holds in (([0], False), ([1, 2, 3], True)):
+        run.put_captures(write_captures(steps, tmp_path / "made"))
+        assert view.look()
+        assert bool(view._scales.ranges) == holds
 
 
 def test_what_is_asked_wrongly_is_said_before_anything_is_served(tmp_path, monkeypatch):

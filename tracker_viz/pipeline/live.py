@@ -171,7 +171,7 @@ def _watch(view: LiveView, board: _Board, pause_s: float, stop: threading.Event)
         try:
             if view.look():
                 step, loss, picture = view.picture()
-                board.show(step=step, loss=loss, picture=picture)
+                board.show(step=step, loss=loss, picture=picture, has_ended=False)
                 looked_at = time.monotonic()
             shown, now = board.shown, time.monotonic()
             if shown.step != shown.page_step:
@@ -179,7 +179,8 @@ def _watch(view: LiveView, board: _Board, pause_s: float, stop: threading.Event)
                 if is_quiet or now - page_at > _LONGEST_S:
                     board.show(page=view.page(), page_step=shown.step)
                     page_at = time.monotonic()
-            elif not shown.has_ended and now - page_at > _STATE_S:
+            # Before its first capture a run may not be there yet.
+            elif shown.page and not shown.has_ended and now - page_at > _STATE_S:
                 page_at = now
                 if view.has_ended:
                     board.show(has_ended=True)

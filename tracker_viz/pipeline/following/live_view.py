@@ -104,9 +104,6 @@ class LiveView:
 
         self._title = self._title or self._run.info().name
         captures = [self._near.found(ref) for ref in self._kept]
-        if len(captures) == 2:
-            # One capture says nothing about ranges.
-            self._scales = HeldScales({})
         self._renderer = Renderer(
             Series(captures, title=self._title),
             self._layout,
@@ -114,6 +111,9 @@ class LiveView:
             theme=self._theme,
             hold_scales=self._scales.hold,
         )
+        if len(captures) == 1:
+            # It says nothing yet about ranges: nothing has changed at it.
+            self._scales = HeldScales({})
 
 
 def _some(refs: Sequence[CaptureRef], most: int) -> list[CaptureRef]:
