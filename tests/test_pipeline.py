@@ -141,6 +141,10 @@ def test_scoring_and_writing_are_charged_to_training_that_has_no_core_to_spare(m
     assert 0 < charged_s < watcher.recorder.governor.spent_s
 
 
+def test_captures_are_loaded_from_what_watch_returned(watched):
+    assert [capture.step for capture in tv.load_captures(watched)] == [0, 2, 4, 6]
+
+
 def test_chosen_arrays_are_loaded_alone(watched):
     capture = next(iter(tv.load_captures(watched.ref, names=["scores.head.induction"])))
     assert list(capture.arrays) == ["scores.head.induction"]

@@ -18,7 +18,7 @@ TrackerOptions = Mapping[str, Mapping[str, Any]]
 
 @runtime_checkable
 class Recorded(Protocol):
-    """The part of a ``Watcher`` that ``render`` needs."""
+    """The part of a ``Watcher`` that reading its run needs."""
 
     tracker_options: TrackerOptions
 
@@ -34,7 +34,7 @@ class Captures(Iterator[Capture]):
         read: opens the run and yields its captures.
     """
 
-    def __init__(self, run: RunRef | str, read: Callable[[], Iterator[Capture]]) -> None:
+    def __init__(self, run: RunRef | str | Recorded, read: Callable[[], Iterator[Capture]]) -> None:
         self._run = run
         self._read = read
         self._left: Iterator[Capture] | None = None
@@ -59,7 +59,7 @@ class Captures(Iterator[Capture]):
 
 
 def load_captures(
-    run: RunRef | str,
+    run: RunRef | str | Recorded,
     *,
     names: Sequence[str] | None = None,
     tracker_options: TrackerOptions | None = None,
@@ -68,6 +68,7 @@ def load_captures(
     """Yield the captures of a run, ordered by step, one at a time in memory.
 
     Args:
+        run: its reference, or the result of ``watch``, which is closed.
         names: load only these arrays; None: all.
         tracker_options: tracker -> options of its adapter.
         cache: directory for downloads; None: the default one.
@@ -84,7 +85,13 @@ def load_captures(
     return Captures(run, read)
 
 
-def open_run(run: RunRef | str, tracker_options: TrackerOptions | None) -> Run:
+def open_run(run: RunRef | str | Recorded, tracker_options: TrackerOptions | None) -> Run:
+    if isinstance(run, Recorded):
+        holders = run.runs_to_draw()
+        if not holders:
+            raise RenderError("nothing was recorded in this process; rank 0 has the captures")
+        tracker_options = tracker_options or run.tracker_options
+        run = holders[0]
     ref = RunRef.parse(run) if isinstance(run, str) else run
     return trackers.open_run(ref, **(tracker_options or {}).get(ref.scheme, {}))
 
