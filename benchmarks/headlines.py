@@ -75,7 +75,7 @@ def growing(found: Any) -> float:
 HEADLINES = (
     Headline(
         "capture",
-        "processor time of the captures of a training of 10,000 steps, of that training",
+        "processor time of the captures of a 10,000-step training run, as a share of it",
         "capture",
         lambda found: found["tracker_viz"]["of_default_training"],
         "{:.2%}",
@@ -141,7 +141,7 @@ HEADLINES = (
     ),
     Headline(
         "preview",
-        "processor time of previews beside a training that keeps all cores busy, of its own",
+        "processor time of previews, as a share of that of a training run on all cores",
         "preview",
         lambda found: found["preview_share"],
         "{:.1%}",
