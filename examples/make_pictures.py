@@ -31,7 +31,7 @@ def overview(series: Series, path: Path) -> None:
         title_s=3.0,
         hold_s=4.0,
     )
-    write_animation(renderer, shots, path, max_bytes=1_500_000)
+    write_animation(renderer, shots, path, max_bytes=2_500_000)
 
 
 def layouts(series: Series, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
@@ -143,6 +144,19 @@ def test_an_animation_of_too_many_pictures_leaves_some_out_and_lasts_as_long(
         round(1000 * sum(shot.duration_s for shot in shots[start:end]))
         for start, end in zip(kept, ends, strict=True)
     ]
+
+
+def test_what_changes_slowly_reaches_its_color(renderer):
+    """libwebp leaves pixels as they are that hardly differ from the picture before."""
+    grays = [*range(100, 200, 2), 200]
+    pictures = [Image.new("RGB", (64, 32), (gray, gray, gray)) for gray in grays]
+    for picture, gray in zip(pictures, grays, strict=True):
+        for corner in ((0, 0, 8, 8), (56, 24, 64, 32)):  # what always changes, all around
+            picture.paste((255 - gray, (37 * gray) % 256, 0), corner)
+    contents = images._animated(pictures, [40] * len(pictures), ".webp", 60, renderer.plan.theme)
+    animation = Image.open(io.BytesIO(contents))
+    animation.seek(animation.n_frames - 1)
+    assert abs(int(np.array(animation.convert("RGB"))[16, 32, 0]) - 200) < 14
 
 
 def test_a_gif_keeps_the_roles_colors(renderer, tmp_path):

@@ -191,6 +191,7 @@ def _animated(
         # Without key frames nothing is encoded twice, and the file is smaller: it only ever plays
         # from its start. Slower methods save a tenth of the size for three times the time.
         options = {"format": "WEBP", "quality": quality, "method": 1, "kmin": 0, "kmax": 0}
+        pictures = _held(pictures, quality)
     pictures[0].save(
         contents,
         save_all=True,
@@ -200,6 +201,23 @@ def _animated(
         **options,
     )
     return contents.getvalue()
+
+
+def _held(pictures: Sequence[Image.Image], quality: int) -> list[Image.Image]:
+    """Return the pictures with every pixel held until it differs by more than libwebp ignores.
+
+    libwebp keeps a pixel that hardly differs from the picture before (``QualityToMaxDiff`` of its
+    ``anim_encode.c``), so what changes slowly would keep its first color to the end.
+    """
+    kept = (quality / 100) ** 0.5
+    ignored = round(31 * (1 - kept) + kept)
+    held, shown = [pictures[0]], np.array(pictures[0], np.int16)
+    for picture in pictures[1:]:
+        now = np.array(picture, np.int16)
+        differs = (np.abs(now - shown) > ignored).any(-1, keepdims=True)
+        shown = np.where(differs, now, shown)
+        held.append(Image.fromarray(shown.astype(np.uint8)))
+    return held
 
 
 def _palette(pictures: Sequence[Image.Image], theme: Theme) -> Image.Image:
