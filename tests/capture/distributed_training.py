@@ -397,7 +397,7 @@ KINDS = (
 
 
 def broken_parameter():
-    """What a capture says of a sharded model of which one process holds a NaN."""
+    """Capture a sharded model of which one process holds a NaN."""
     model = make_model()
     for block in model.blocks:
         fully_shard(block)

@@ -163,7 +163,7 @@ REPLAYED = {
 
 
 def mixed_when_run_again(name):
-    """As ``mixed_by_the_model``: values of the test's are put where the model's own layer makes
+    """Do as ``mixed_by_the_model``: the test puts values where the model's own layer makes
     them, and its next layer tells what they were mixed to."""
     model_type, options, block, mixer, makes, n_heads, activated, takes = REPLAYED[name]
     model = build(model_type, options)

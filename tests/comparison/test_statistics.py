@@ -137,7 +137,7 @@ def test_coefficients_are_scipys_and_those_of_the_definition(seed):
 
 
 def test_orders_that_are_as_strong_as_what_was_found_count():
-    """Of the 720 orders of six runs two give a rank correlation of 1 or -1."""
+    """Two of the 720 orders of six runs give a rank correlation of 1 or -1."""
     six = np.arange(6.0)
     tests = permutation_tests([Factor(six, is_number=True)], [six], min_runs=6)
     assert tests.p_alone[0, 0] == tests.p_corrected[0, 0] == pytest.approx(2 / 720, abs=0.002)

@@ -182,7 +182,7 @@ def ask_replay(replay: Replay, plan: ReplayPlan, values: Tensor, mixed: Tensor) 
 
 @dataclass(slots=True)
 class Asked:
-    """What a module made of the identity in place of its values.
+    """A module's answer to the identity in place of its values.
 
     Attributes:
         values: [row, position, head, channel] of the model's own; channels as heads of width 1

@@ -44,7 +44,7 @@ MAX_ATTENTION_BYTES = 2 << 30
 
 @dataclass(slots=True)
 class Seen:
-    """What was seen of a model.
+    """Findings of one pass through a model.
 
     Attributes:
         blocks: its decoder blocks.

@@ -20,7 +20,7 @@ _Array = tuple[str, Tensor, tuple[str, ...]]
 
 @dataclass(slots=True)
 class Choices:
-    """What was chosen for the tokens of the probe, by number of the block.
+    """Choices of routers and indexers for the tokens of the probe, by number of the block.
 
     Attributes:
         experts: by the router of a feed-forward mixture.

@@ -100,7 +100,7 @@ class Renderer:
 
     @cached_property
     def _template(self) -> Template:
-        """What seaborn draws: most of the time that a Renderer takes, and a page needs none."""
+        """Return what seaborn draws, on first use: it takes most of the time, and a page needs none."""
         return make_template(self.plan)
 
     @cached_property

@@ -80,8 +80,8 @@ class Snapshot:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What ``wandb.init`` is told again, lest the environment of this process (WANDB_NAME,
-        WANDB_RUN_GROUP, ...) rename the run."""
+        """Return what to pass to ``wandb.init`` again, so that this process's environment
+        (WANDB_NAME, WANDB_RUN_GROUP, ...) does not rename the run."""
         names = ("name", "group", "job_type", "tags", "notes")
         return {name: getattr(self, name) or "" for name in names} | {"tags": self.tags}
 

@@ -27,7 +27,7 @@ _TITLE, _TOKENS = 24, 36  # at 1080p: above the tokens; of a line of tokens
 
 @dataclass(frozen=True)
 class HeadWords:
-    """What one head writes over the run.
+    """The words that one head raises, over the run.
 
     Attributes:
         raised: float16 [capture, rank, position], in logits.
