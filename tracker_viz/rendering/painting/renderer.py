@@ -100,7 +100,7 @@ class Renderer:
 
     @cached_property
     def _template(self) -> Template:
-        """Return what seaborn draws, on first use: it takes most of the time, and a page needs none."""
+        """Return what seaborn draws: most of the time of a Renderer, and a page needs none."""
         return make_template(self.plan)
 
     @cached_property
