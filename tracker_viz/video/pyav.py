@@ -18,6 +18,9 @@ from tracker_viz.video.protocol import TICKS_PER_SECOND, disk_state
 
 _BT709 = 1  # ITU-T H.273: the color matrix that browsers assume for HD
 _TICK = Fraction(1, TICKS_PER_SECOND)
+# FFmpeg's parser flags every H.264 picture without references as a key frame. Only an IDR picture
+# is one (ISO/IEC 14496-15), and a hardware decoder that is sent elsewhere waits for the next.
+_AS_FLAGGED = {"fflags": "noparse+nofillin"}
 
 
 def h264() -> PyAV:
@@ -88,7 +91,7 @@ class PyAV:
             with av.open(str(path), "w", options=options) as joined:
                 stream = None
                 for segment in segments:
-                    with av.open(str(segment)) as source:
+                    with av.open(str(segment), options=_AS_FLAGGED) as source:
                         stream = stream or joined.add_stream_from_template(source.streams.video[0])
                         for packet in source.demux(video=0):
                             if packet.size == 0:
