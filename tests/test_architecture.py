@@ -70,7 +70,7 @@ INNER_LAYERS = {
         ["uploader"],
         ["spool_writer", "transfer"],
         ["spool"],
-        ["backlog", "delivery_status", "destinations", "journal", "spool_lock", "taps"],
+        ["backlog", "delivery_status", "destinations", "journal", "points", "spool_lock", "taps"],
     ],
     "pipeline": [
         ["preview_process"],  # a program of its own, which follows a spool

@@ -481,6 +481,23 @@ def test_alarms_travel_with_their_capture_and_are_told_to_the_run(tmp_path, ther
     assert told[0].read_text() == "step 8: the largest logit is 134\n"
 
 
+def test_an_alarm_that_is_sent_again_doubles_no_point(tmp_path, there, monkeypatch):
+    alert = LocalRun.alert
+    outages = [TransientTrackerError("away for a moment")]
+
+    def away_once(self, kind, step, sentence):
+        if outages:
+            raise outages.pop()
+        alert(self, kind, step, sentence)
+
+    monkeypatch.setattr(LocalRun, "alert", away_once)
+    with Outbox(tmp_path / "spool", [there], name="a") as outbox:
+        outbox.submit(alarming(8))
+    made = outbox.runs[0].directory
+    assert [point["step"] for point in read_lines(made / "metrics.jsonl")] == [8]
+    assert (made / "alarms" / "logit_step_00000008.txt").is_file()
+
+
 def test_a_tracker_that_takes_no_alarm_still_gets_the_captures(
     tmp_path, there, monkeypatch, caplog
 ):

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tracker_viz import capture_file
 from tracker_viz.capture.checkpoints import read_weights
 from tracker_viz.delivery.journal import Journal
+from tracker_viz.delivery.points import logged_points
 from tracker_viz.delivery.spool import Spool
 from tracker_viz.demo import checkpoint
 from tracker_viz.files import read_json
@@ -147,7 +148,7 @@ KINDS = (
     Kind(
         "points/metrics.jsonl",
         _lines({"step": 3, "time": 1.5, "loss": 2.0}, {"step": 4, "time": 2.5, "loss": 1.0}),
-        lambda path: Spool(path.parent).logged_points(),
+        lambda path: logged_points(LocalRun(path.parent)),
     ),
     Kind(
         "final/summary.json", _json({"a": 1, "b": "x"}), lambda path: Spool(path.parent).summary()

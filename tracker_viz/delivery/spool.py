@@ -35,18 +35,11 @@ from tracker_viz import capture_file, commands
 from tracker_viz.delivery import spool_lock
 from tracker_viz.delivery.destinations import StoredDestination
 from tracker_viz.delivery.journal import Journal
+from tracker_viz.delivery.points import log_left_out
 from tracker_viz.delivery.taps import link_to_taps, remove_dead_taps
-from tracker_viz.errors import CaptureFileError, ConfigError, TrackerError
-from tracker_viz.files import (
-    read_json,
-    read_lines,
-    remove_torn,
-    user_path,
-    write_atomically,
-    write_json,
-)
-from tracker_viz.metrics import charted
-from tracker_viz.stored import IndexEntry, MetricsLine, StoredAlarm, SummaryFile, TableFile
+from tracker_viz.errors import ConfigError
+from tracker_viz.files import read_json, remove_torn, user_path, write_atomically, write_json
+from tracker_viz.stored import SummaryFile, TableFile
 from tracker_viz.trackers import (
     Cell,
     LocalRun,
@@ -158,17 +151,7 @@ class Spool:
         remove_dead_taps(self.directory)
         for entry in self.run.entries_without_capture():
             entry.unlink(missing_ok=True)
-        self._log_what_a_kill_left_out()
-
-    def _log_what_a_kill_left_out(self) -> None:
-        """Log the metrics of captures that were written just before a kill."""
-        logged = self.logged_points()
-        for ref in self.run.list_captures():
-            if ref.step not in logged:
-                try:
-                    self.run.log_metrics([self.metric_point(ref)])
-                except CaptureFileError as error:
-                    log.warning("the metrics of step %d cannot be read: %s", ref.step, error)
+        log_left_out(self.run)
 
     def make_room(self) -> None:
         """Free the disk space that is held back, so that on a full disk an upload can be noted, and
@@ -201,56 +184,6 @@ class Spool:
 
     def capture_paths(self, refs: Sequence[CaptureRef]) -> list[CapturePath]:
         return [CapturePath(ref, self.path(ref)) for ref in refs]
-
-    def metric_point(
-        self, ref: CaptureRef, *, without: frozenset[str] = frozenset()
-    ) -> MetricPoint:
-        """Return what trackers chart of a capture, with the time at which it was taken.
-
-        Args:
-            without: names to leave out.
-
-        Raises:
-            OSError: the disk is away.
-        """
-        try:
-            metrics = charted(capture_file.read_header(self.path(ref)).metrics)
-        except CaptureFileError as error:
-            if isinstance(error.__cause__, OSError):
-                raise error.__cause__ from error
-            raise
-        values = {name: value for name, value in metrics.items() if name not in without}
-        entry = self.run.entry_path(ref)
-        taken = IndexEntry.of(read_json(entry), entry).time
-        return MetricPoint(ref.step, values, taken)
-
-    def alarms_of(self, ref: CaptureRef) -> list[StoredAlarm]:
-        """Return the alarms that begin with a capture; none where the file is not whole.
-
-        Raises:
-            OSError: the disk is away.
-        """
-        try:
-            found = capture_file.read_header(self.path(ref)).model.get("alarms", ())
-        except CaptureFileError as error:
-            if isinstance(error.__cause__, OSError):
-                raise error.__cause__ from error
-            return []
-        return [StoredAlarm.of(each, self.path(ref)) for each in found]
-
-    def logged_points(self, *, without: frozenset[str] = frozenset()) -> dict[int, MetricPoint]:
-        """Return step -> point, as ``metric_point`` gives it, also of captures that were delivered
-        and are gone here."""
-        path = self.directory / "metrics.jsonl"
-        points = {}
-        for found in read_lines(path):
-            try:
-                line = MetricsLine.of(found, path)
-            except TrackerError:
-                continue  # such as one that a full disk cut
-            values = {k: v for k, v in charted(line.values).items() if k not in without}
-            points[line.step] = MetricPoint(line.step, values, line.time)
-        return points
 
     def known_steps(self) -> frozenset[int]:
         """Return the steps that are here, or were until every destination had them."""
@@ -436,5 +369,5 @@ class Spool:
         return commands.push(self.directory)
 
     def push_into_command(self, into: str) -> str:
-        """The command that sends what is left into another run."""
+        """Return the command that sends what is left into another run."""
         return commands.push(self.directory, into=into)

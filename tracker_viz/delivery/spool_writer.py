@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from tracker_viz.delivery.spool import Spool
 from tracker_viz.errors import CaptureFileError, ConfigError
@@ -34,6 +35,15 @@ class _Queued:
     capture: Capture
     taken: float
     nbytes: int
+
+
+class _Phase(Enum):
+    """Taking captures; writing those that are left after ``stop``; given up, because that took too
+    long."""
+
+    OPEN = auto()
+    STOPPING = auto()
+    GIVEN_UP = auto()
 
 
 class SpoolWriter:
@@ -75,11 +85,12 @@ class SpoolWriter:
         self._queue: deque[_Queued] = deque()
         self._queued_bytes = 0
         self._in_hand: _Queued | None = None
-        self._stopping = False
-        self._given_up = False
-        self._stuck = False
+        self._phase = _Phase.OPEN
+        # Whether ``enqueue`` waited in vain and the disk has taken nothing since
+        self._is_stuck = False
         # These belong to the writer thread.
         self._prepare_failed = False
+        # Whether the latest capture was lost to the disk
         self._disk_failed = False
         self._loop_metrics: frozenset[str] = frozenset()
         self._thread = threading.Thread(
@@ -90,7 +101,7 @@ class SpoolWriter:
     def enqueue(self, capture: Capture) -> None:
         """Take over one capture; returns in microseconds unless the disk is far behind."""
         with self._changed:
-            if self._stopping:
+            if self._phase is not _Phase.OPEN:
                 raise ConfigError(
                     f"the outbox of {self._spool.directory} is closed; step {capture.step} came "
                     "too late"
@@ -98,7 +109,7 @@ class SpoolWriter:
             queued = _Queued(capture, time.time(), _nbytes(capture))
             if not self._has_room(queued):
                 self._wait_for_room(queued)
-            if self._stuck:
+            if self._is_stuck:
                 self._lose(
                     capture.step,
                     f"the disk of {self._spool.directory} took no capture for "
@@ -121,7 +132,8 @@ class SpoolWriter:
         """Write everything to the disk and end the thread; what is not written after ``timeout_s``
         is given up."""
         with self._changed:
-            self._stopping = True
+            if self._phase is _Phase.OPEN:
+                self._phase = _Phase.STOPPING
             self._changed.notify_all()
         self._thread.join(timeout_s)
         if self.n_waits > 1:
@@ -136,14 +148,15 @@ class SpoolWriter:
                 given_up.insert(0, self._in_hand)
             self._queue.clear()
             self._queued_bytes = 0
-            self._given_up = bool(given_up)
+            if given_up:
+                self._phase = _Phase.GIVEN_UP
         for queued in given_up:
             self._lose(queued.capture.step, f"it was not written within {timeout_s:.0f} s")
 
     def _has_room(self, queued: _Queued) -> bool:
         room = not self._queue or self._queued_bytes + queued.nbytes <= self._queue_bytes
         if room:
-            self._stuck = False
+            self._is_stuck = False
         return room
 
     def _wait_for_room(self, queued: _Queued) -> None:
@@ -159,8 +172,8 @@ class SpoolWriter:
         self.n_waits += 1
         began = time.monotonic()
         # A disk that hangs is waited for once, not at every capture.
-        wait_s = 0.0 if self._stuck else self._max_stall_s
-        self._stuck = not self._changed.wait_for(lambda: self._has_room(queued), wait_s)
+        wait_s = 0.0 if self._is_stuck else self._max_stall_s
+        self._is_stuck = not self._changed.wait_for(lambda: self._has_room(queued), wait_s)
         self.waited_s += time.monotonic() - began
 
     # -- the thread --------------------------------------------------------------------------------
@@ -183,7 +196,7 @@ class SpoolWriter:
 
     def _next(self) -> _Queued | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._stopping)
+            self._changed.wait_for(lambda: self._queue or self._phase is not _Phase.OPEN)
             if not self._queue:
                 return None
             self._in_hand = self._queue.popleft()
@@ -192,8 +205,18 @@ class SpoolWriter:
             return self._in_hand
 
     def _write(self, queued: _Queued) -> None:
-        prepared = self._prepared(queued.capture)
-        ref = self._written(prepared, queued)
+        raw = queued.capture
+        prepared = self._prepared(raw)
+        try:
+            ref = self._written(prepared, queued)
+        except CaptureFileError:
+            if prepared is raw:
+                raise
+            log.exception(
+                "the scored capture of step %d cannot be stored; the unscored capture is kept",
+                raw.step,
+            )
+            ref = self._written(raw, queued)
         if ref:
             self._report_written(ref)
 
@@ -214,21 +237,19 @@ class SpoolWriter:
 
     def _written(self, capture: Capture, queued: _Queued) -> CaptureRef | None:
         """Write to the spool, trying again while the disk is full or away; after a capture was lost
-        that way, later ones are tried once. A spool that was deleted is made again."""
-        raw = queued.capture
+        that way, later ones are tried once. A spool that was deleted is made again.
+
+        Returns:
+            The capture's reference; None if it was lost.
+
+        Raises:
+            CaptureFileError: its arrays are of a kind that a capture file does not hold.
+        """
         deadline = None
-        while not self._given_up:
+        while self._phase is not _Phase.GIVEN_UP:
             try:
-                self._note_loop_metrics(raw)
+                self._note_loop_metrics(queued.capture)
                 ref = self._spool.write(capture, taken=queued.taken)
-            except CaptureFileError:
-                if capture is raw:
-                    raise
-                log.exception(
-                    "the scored capture of step %d cannot be stored; the unscored capture is kept",
-                    raw.step,
-                )
-                return self._written(raw, queued)
             except OSError as error:
                 if deadline is None:
                     deadline = time.monotonic() + DISK_PATIENCE_S

@@ -17,6 +17,7 @@ from typing import Any
 
 from tracker_viz.capture_file import check_file
 from tracker_viz.delivery.destinations import StoredDestination
+from tracker_viz.delivery.points import alarms_of, logged_points, metric_point
 from tracker_viz.delivery.spool import Spool
 from tracker_viz.errors import (
     CaptureFileError,
@@ -122,24 +123,47 @@ class Transfer:
         return sum(not self.journal.has(ref) for ref in here)
 
     def compare(self, run: Run) -> Comparison:
-        """Hold the spool and the journal against what the run says it has."""
+        """Compare what the spool and the journal have with what the run says it has. Captures that
+        turn out to be delivered leave the spool."""
         here = self._listed()
-        gone = [ref for ref in self.journal.captures.values() if ref not in set(here)]
+        in_spool = set(here)
+        gone = [ref for ref in self.journal.captures.values() if ref not in in_spool]
         missing: set[CaptureRef] = set()
         if self._existed:
             self.steps_before = frozenset(ref.step for ref in run.list_captures())
-            missing = set(run.missing([*here, *gone]))
-            arrived = [ref for ref in here if ref not in missing and not self.journal.has(ref)]
+            missing = self._missing(run, here, gone)
             with self._spool_access():
-                self.journal.note_captures(arrived)
                 self.journal.forget([ref for ref in here if ref in missing])
             self._doubtful = False
 
-        left = [ref for ref in here if ref in missing or not self.journal.has_all_of(ref)]
-        if delivered := [ref for ref in here if ref not in left]:
+        left: list[CaptureRef] = []
+        delivered: list[CaptureRef] = []
+        for ref in here:
+            is_left = ref in missing or not self.journal.has_all_of(ref)
+            (left if is_left else delivered).append(ref)
+        if delivered:
             # A kill came after the journal's last line and before they were deleted.
             with self._spool_access():
                 self._spool.remove_delivered(delivered)
+        return Comparison(tuple(left), self._damaged(gone, missing))
+
+    def _missing(
+        self, run: Run, here: Sequence[CaptureRef], gone: Sequence[CaptureRef] = ()
+    ) -> set[CaptureRef]:
+        """Ask the run which captures it lacks, and note in the journal which it has.
+
+        Args:
+            here: captures in the spool.
+            gone: captures that the run confirmed and the spool deleted.
+        """
+        missing = set(run.missing([*here, *gone]))
+        arrived = [ref for ref in here if ref not in missing and not self.journal.has(ref)]
+        with self._spool_access():
+            self.journal.note_captures(arrived)
+        return missing
+
+    def _damaged(self, gone: Sequence[CaptureRef], missing: set[CaptureRef]) -> tuple[int, ...]:
+        """Return the steps whose captures are whole in neither place, each with a warning."""
         damaged = sorted(ref.step for ref in gone if ref in missing)
         for step in damaged:
             log.warning(
@@ -147,27 +171,25 @@ class Transfer:
                 self.destination.name,
                 step,
             )
-        return Comparison(tuple(left), tuple(damaged))
+        return tuple(damaged)
 
     def repeat_points(self, run: Run) -> None:
         """Send chart points again that a process before this one gave to a client, which may have
         been killed with them. Those that the service shows are not sent twice."""
         if run.confirms_points or not run.online or not self._existed:
             return
-        given = set(self.journal.enqueued)
-        given |= {ref.file_name for ref in self._listed() if not self.journal.has_metrics_of(ref)}
-        known = self._spool.logged_points(without=self._names_of_loop())
-        points = [known[step] for step in sorted(map(capture_step, given)) if step in known]
+        unsure = set(self.journal.enqueued)
+        unsure |= {ref.file_name for ref in self._listed() if not self.journal.has_metrics_of(ref)}
+        known = logged_points(self._spool.run, without=self._names_of_loop())
+        points = [known[step] for step in sorted(map(capture_step, unsure)) if step in known]
         if not points:
             return
         shown = run.shown_points(points)
         with self._spool_access():
             self.journal.note_metrics([capture_file_name(step) for step in sorted(shown)])
-        again = [
-            point
-            for point in points
-            if point.step not in shown and capture_file_name(point.step) in self.journal.enqueued
-        ]
+        # Points that were never given to a client go up with their captures.
+        enqueued = set(map(capture_step, self.journal.enqueued))
+        again = [point for point in points if point.step in enqueued]
         if again:
             log.info("%d chart points are sent again to %s", len(again), self.destination.name)
             run.log_metrics([point for point in again if point.values])
@@ -265,12 +287,11 @@ class Transfer:
                 )
 
     def _put(self, run: Run, refs: Sequence[CaptureRef]) -> None:
+        """Store captures that the journal does not have, and note them there."""
         refs = [ref for ref in refs if not self.journal.has(ref)]
         if self._doubtful:
             # An earlier attempt ended without an answer: some of it may have arrived.
-            missing = set(run.missing(refs))
-            with self._spool_access():
-                self.journal.note_captures([ref for ref in refs if ref not in missing])
+            missing = self._missing(run, refs)
             refs = [ref for ref in refs if ref in missing]
 
         self._doubtful = True
@@ -310,20 +331,21 @@ class Transfer:
     def _log_metrics(self, run: Run, refs: Sequence[CaptureRef]) -> list[str]:
         """Log the metrics of captures that were not logged before; return their file names."""
         new = [ref for ref in refs if not self.journal.has_metrics_of(ref)]
+        # The alarms first: all of this is repeated where one fails, which would double the points.
+        for ref in new:
+            self._send_alarms(run, ref)
         without = self._names_of_loop()
-        points = [self._spool.metric_point(ref, without=without) for ref in new]
+        points = [metric_point(self._spool.run, ref, without=without) for ref in new]
         points = [point for point in points if point.values]
         if points:
             run.log_metrics(points)
-        for ref in new:
-            self._tell_alarms(run, ref)
         return [ref.file_name for ref in new]
 
-    def _tell_alarms(self, run: Run, ref: CaptureRef) -> None:
-        """Tell the run the alarms that begin with a capture. A tracker that takes none still gets
-        the captures."""
+    def _send_alarms(self, run: Run, ref: CaptureRef) -> None:
+        """Send the alarms that begin with a capture. A tracker that takes none still gets the
+        captures."""
         try:
-            for alarm in self._spool.alarms_of(ref):
+            for alarm in alarms_of(self._spool.run, ref):
                 run.alert(alarm.kind, alarm.step, alarm.sentence)
         except TransientTrackerError:
             raise

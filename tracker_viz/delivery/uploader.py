@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
 import threading
 import time
@@ -263,7 +264,12 @@ class Uploader:
 
     @contextmanager
     def _spool_access(self) -> Iterator[None]:
-        """Around everything that changes the spool or the journal."""
+        """Hold this around everything that changes the spool or the journal.
+
+        Raises:
+            _Stop: the spool belongs to somebody else.
+            OSError: it is away.
+        """
         with self._in_spool:
             if self._state is State.DISMISSED:
                 raise _Stop
@@ -273,14 +279,14 @@ class Uploader:
     # -- transitions -------------------------------------------------------------------------------
 
     def _reached(self) -> None:
-        """STARTING -> UPLOADING."""
+        """Go from STARTING to UPLOADING."""
         with self._changed:
             if self._state is State.STARTING:
                 self._state = State.UPLOADING
             self._changed.notify_all()
 
     def _lost(self, error: Exception) -> None:
-        """STARTING, UPLOADING -> AWAY, with a warning the first time."""
+        """Go from STARTING or UPLOADING to AWAY, with a warning the first time."""
         with self._changed:
             was_well = self._error is None
             self._error = error
@@ -296,7 +302,7 @@ class Uploader:
             )
 
     def _back(self) -> None:
-        """AWAY -> UPLOADING."""
+        """Go from AWAY to UPLOADING."""
         with self._changed:
             error, self._error = self._error, None
             if self._state is State.AWAY:
@@ -305,12 +311,12 @@ class Uploader:
             log.info("%s is back", self._place(error))
 
     def _finished(self) -> None:
-        """UPLOADING -> FINISHED."""
+        """Go from UPLOADING to FINISHED."""
         with self._changed:
             self._state = State.FINISHED
 
     def _expired(self) -> None:
-        """STARTING, UPLOADING, AWAY -> EXPIRED; one that was dismissed stays so."""
+        """Go to EXPIRED; an uploader that was dismissed stays so."""
         with self._changed:
             self._error = self._error or TrackerError("out of time")
             if self._state in ACTIVE:
@@ -318,8 +324,8 @@ class Uploader:
             self._changed.notify_all()
 
     def _refused(self, error: Exception) -> None:
-        """STARTING, UPLOADING, AWAY -> FAILED, with an error in the log unless somebody waits for
-        the start, who gets an exception."""
+        """Go to FAILED. The error is logged, except during the start: there ``wait_started`` raises
+        it."""
         if isinstance(error, RunNotFoundError) and self._transfer.destination.ref:
             scheme = self._transfer.destination.scheme
             command = self._spool.push_into_command(scheme)
@@ -345,56 +351,68 @@ class Uploader:
     # -- retrying ----------------------------------------------------------------------------------
 
     def _retried(self, call: Callable[[], Result]) -> Result:
-        """Repeat a call while it fails in a way that may pass: the one place where anything is
-        retried. These are the adapter's transient errors, and errors of our own disk: a full one
-        becomes free by uploading, so that must not end with it."""
+        """Return what ``call`` returns, repeating it while it fails in a way that may pass. Nothing
+        is retried anywhere else.
+
+        Raises:
+            _Stop: the deadline comes before the next try, or the uploader was dismissed.
+        """
         pause_s = FIRST_RETRY_S
         failing_since = None
         while True:
-            ending = self._ending
+            was_closed = self._ending is not None
             if self._state is State.DISMISSED:
                 raise _Stop
             try:
                 result = call()
-            except (TransientTrackerError, OSError) as error:
-                if not isinstance(error, TransientTrackerError):
-                    # A disk that is away has no room to make.
-                    with contextlib.suppress(OSError), self._spool_access():
-                        self._spool.make_room()
+            except TransientTrackerError as error:
                 self._lost(error)
-                if ending is not None and failing_since is None:
-                    failing_since = time.monotonic()
-                pause_s = self._pause(pause_s, ending, failing_since)
+            except OSError as error:
+                self._make_room()
+                self._lost(error)
             else:
                 self._back()
                 return result
+            if was_closed and failing_since is None:
+                failing_since = time.monotonic()
+            pause_s = self._pause(pause_s, was_closed=was_closed, failing_since=failing_since)
 
-    def _pause(self, pause_s: float, ending: _Ending | None, failing_since: float | None) -> float:
+    def _make_room(self) -> None:
+        """Free the reserve on our own disk: uploading frees a full disk, so a full disk must not
+        end it."""
+        # A disk that is away has no room to make.
+        with contextlib.suppress(OSError), self._spool_access():
+            self._spool.make_room()
+
+    def _pause(self, pause_s: float, *, was_closed: bool, failing_since: float | None) -> float:
         """Wait before a call is repeated; return how long to wait the next time.
 
         Args:
-            ending: as it was when the call began; a close since then ends the wait.
+            was_closed: before the call began; a close since then ends the wait.
             failing_since: when (of ``time.monotonic``) the first call failed after the close; None
                 before it.
 
         Raises:
             _Stop: the deadline comes first.
         """
+
+        def is_just_closed() -> bool:
+            return self._ending is not None and not was_closed
+
         with self._changed:
-            just_closed = self._ending is not None and ending is None
-            if just_closed:
+            if is_just_closed():
                 pause_s = FIRST_RETRY_S
             wait_s = pause_s * random.uniform(0.75, 1.25)
-            if self._ending is not None and time.monotonic() + wait_s >= self._deadline(
-                failing_since
-            ):
+            if time.monotonic() + wait_s >= self._deadline(failing_since):
                 raise _Stop
-            self._changed.wait_for(lambda: self._ending is not None and ending is None, wait_s)
+            self._changed.wait_for(is_just_closed, wait_s)
         return min(2 * pause_s, LONGEST_RETRY_S)
 
     def _deadline(self, failing_since: float | None) -> float:
-        """Return until when (of ``time.monotonic``) a tracker that is away is waited for."""
-        assert self._ending is not None
+        """Return until when (of ``time.monotonic``) a tracker that is away is waited for; forever
+        before ``close``."""
+        if self._ending is None:
+            return math.inf
         if failing_since is None or self._ending.away_s is None:
             return self._ending.deadline
         return min(self._ending.deadline, failing_since + self._ending.away_s)
