@@ -19,6 +19,7 @@ from tracker_viz.errors import ConfigError, RunActiveError, TransientTrackerErro
 from tracker_viz.files import torn_prefix
 from tracker_viz.pipeline import FollowOptions, PictureOptions
 from tracker_viz.pipeline.following import live_film
+from tracker_viz.pipeline.following.film_store import FilmStore
 from tracker_viz.pipeline.following.held_scales import HeldScales
 from tracker_viz.pipeline.following.live_film import LiveFilm
 from tracker_viz.rendering import ColorScale, resolve_layout
@@ -176,6 +177,36 @@ def test_a_long_run_keeps_few_captures_few_frames_and_a_small_state(run, tmp_pat
     assert "1 of 8 captures" in version.renderer.series.subtitle
 
 
+def test_a_film_of_every_second_capture_goes_on_so_whatever_comes_at_a_time(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(live_film, "MOST_FRAMES", 4)
+    film = film_of(run, tmp_path / "film")
+    put(run, range(5))
+    assert drawn(film, run) == [0, 2, 4]
+    put(run, [5])
+    assert drawn(film, run) == [0, 2, 4]
+    put(run, [6])
+    assert drawn(film, run) == [0, 2, 4, 6]
+
+
+def test_killed_between_frames_and_their_count_it_draws_none_of_them_again(
+    run, tmp_path, monkeypatch
+):
+    change = FilmStore.change
+
+    def killed_at_the_count(store, **changes):
+        if "n_seen" in changes:
+            raise KeyboardInterrupt
+        change(store, **changes)
+
+    put(run, range(3))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(FilmStore, "change", killed_at_the_count)
+        drawn(film_of(run, tmp_path / "film"), run)
+    assert drawn(film_of(run, tmp_path / "film"), run) == [0, 1, 2]
+
+
 def test_a_film_that_is_too_large_becomes_smaller_by_leaving_frames_out(run, tmp_path, monkeypatch):
     monkeypatch.setattr(LiveFilm, "_most_bytes", 50_000)
     film = film_of(run, tmp_path / "film")
@@ -218,6 +249,22 @@ def test_a_capture_that_cannot_be_read_is_a_gap_and_no_end(run, tmp_path):
     run.capture_path(run.list_captures()[2]).write_bytes(b"damaged")
     assert drawn(film, run) == [0, 1, 3]
     assert film.write([tmp_path / "film.webm"]).renderer.series.missing_steps == (2,)
+
+
+def test_a_capture_that_came_just_before_the_end_is_in_the_film(run, monkeypatch):
+    list_captures = LocalRun.list_captures
+
+    def list_before_the_end(self):
+        listed = list_captures(self)
+        if run.info().state == "running":
+            put(run, [2])
+            run.finish("finished")
+        return listed
+
+    put(run, range(2))
+    monkeypatch.setattr(LocalRun, "list_captures", list_before_the_end)
+    options = {"poll_s": 0.01, "final": False, "format": "video", "video": VIDEO, "upload": False}
+    assert tv.follow(run.ref, layout="heads", options=options).n_captures == 3
 
 
 def test_a_tracker_that_is_away_is_asked_again(run, monkeypatch):
@@ -304,7 +351,6 @@ def held_ranges(scale, ranges):
     """Return the ranges that are drawn one after the other, and when they changed."""
     scales, drawn_with = HeldScales({}), []
     for low, high in ranges:
-        scales.has_changed = False
         held = scales.hold({"key": replace(scale, minimum=low, maximum=high)})["key"]
         drawn_with.append((held.minimum, held.maximum, scales.has_changed))
     return drawn_with
@@ -335,6 +381,12 @@ def test_a_range_grows_by_doublings_and_never_moves_back():
 def test_each_kind_of_scale_grows_at_the_end_that_is_passed(scale, passed, grown):
     start = (scale.minimum, scale.maximum)
     assert held_ranges(scale, [start, passed])[1] == (*grown, True)
+
+
+def test_a_range_that_still_fits_is_not_rounded():
+    scale = ColorScale("both", "mako", 0.1, 0.4)
+    assert 0.4 - (0.4 - 0.1) != 0.1
+    assert held_ranges(scale, [(0.1, 0.4), (0.15, 0.2)])[1] == (0.1, 0.4, False)
 
 
 def test_the_picture_says_since_when_its_ranges_are_wider(run, tmp_path):

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LIVE_FORMATS = ("video", "html")
-# An update that takes longer than this share of the time between two is told, and the next ones
-# come less often: following is to leave most of a machine to others.
+# If an update takes longer than this share of the time between two, a warning says so and the next
+# ones come less often: following is to leave most of a machine to others.
 _LARGEST_SHARE = 0.5
 _LONGEST_PAUSE_S = 300.0
 
@@ -91,16 +91,25 @@ def follow(
     )
     check_outputs(chosen.format, list(paths.values()), chosen.video)
     with _alone(directory):
-        # What one that was killed left half-written, here and where it was putting a version.
+        # A process that was killed left files half-written, here and where it was putting them.
         remove_torn(downloads)
         opened.remove_torn()
         following = _Following(opened, drawn, chosen, directory, paths, name, on_version)
         result = following.until_end()
         if not chosen.final:
             return result
-        pictures = {name: getattr(whole, name) for name in PictureOptions.model_fields}
-        arguments = {"layout": drawn, "tracker_options": tracker_options, **pictures}
-        result = following.patiently(lambda: render(opened.ref, progress=False, **arguments))
+        pictures: dict[str, Any] = {
+            each: getattr(whole, each) for each in PictureOptions.model_fields
+        }
+        result = following.patiently(
+            lambda: render(
+                opened.ref,
+                layout=drawn,
+                tracker_options=tracker_options,
+                progress=False,
+                **pictures,
+            )
+        )
         shutil.rmtree(directory, ignore_errors=True)
         return result
 
@@ -126,21 +135,15 @@ class _Following:
         self._on_version = on_version
         self._result = RenderResult((), 0, ())
         self._next_s = 0.0  # of time.monotonic: not before this
+        self._n_listed, self._quiet_since_s = -1, time.monotonic()
         self._was_slow = self._was_away = False
 
     def until_end(self) -> RenderResult:
-        quiet_since, n_listed = time.monotonic(), -1
+        """Keep the film up to date until the run is over; return the last version."""
         pause_s = self._options.poll_s
         while True:
             try:
-                # The state first: what came before the run ended is listed then.
-                is_running = self._run.info().state == "running"
-                listed = self._run.list_captures()
-                if len(listed) != n_listed:
-                    quiet_since, n_listed = time.monotonic(), len(listed)
-                is_over = not is_running or self._is_quiet(quiet_since)
-                if not (is_over and self._options.final):  # else all of it is rendered at once
-                    self._update(listed, is_over=is_over)
+                is_over = self._look()
             except TransientTrackerError as error:
                 self._say_away(error)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -163,8 +166,22 @@ class _Following:
                 self._say_away(error)
             time.sleep(self._options.poll_s)
 
-    def _is_quiet(self, since_s: float) -> bool:
-        if time.monotonic() - since_s < seconds_of(self._options.give_up):
+    def _look(self) -> bool:
+        """Look for captures and bring the film up to date; return whether the run is over."""
+        # The state first: captures that came before the run ended are listed after it.
+        is_running = self._run.info().state == "running"
+        listed = self._run.list_captures()
+        if len(listed) != self._n_listed:
+            self._n_listed, self._quiet_since_s = len(listed), time.monotonic()
+        is_over = not is_running or self._is_quiet()
+        # Otherwise the whole run is rendered at once.
+        if not is_over or not self._options.final:
+            self._update(listed, is_over=is_over)
+        return is_over
+
+    def _is_quiet(self) -> bool:
+        """Return whether no capture came for so long that the run must have ended."""
+        if time.monotonic() - self._quiet_since_s < seconds_of(self._options.give_up):
             return False
         log.warning(
             "no new capture for %s: treating %s as ended (give_up=)",
@@ -174,18 +191,22 @@ class _Following:
         return True
 
     def _update(self, listed: list[CaptureRef], *, is_over: bool) -> None:
-        """Draw what is new where enough came, and put a version into the run where it is time."""
+        """Draw new captures if a version is due or many wait, and put a version that is due."""
+        started_s = time.monotonic()
         new = self._film.new(listed)
-        now_s = time.monotonic()
-        has_enough = len(new) >= self._options.min_captures
-        is_due = is_over or (now_s >= self._next_s and (has_enough or self._film.has_news))
+        is_due = is_over or self._is_due(len(new))
         if is_due or len(new) >= AT_ONCE:
             self._film.draw(new)
             if isinstance(self._run, TappedSpool):
                 self._run.release(new)
         if is_due and self._film.has_news:
             self._put(self._film.write(self._paths))
-            self._pace(time.monotonic() - now_s)
+            self._pace(time.monotonic() - started_s)
+
+    def _is_due(self, n_new: int) -> bool:
+        """Return whether it is time for a version, and there is something new to show."""
+        has_enough = n_new >= self._options.min_captures
+        return time.monotonic() >= self._next_s and (has_enough or self._film.has_news)
 
     def _put(self, version: Version) -> None:
         pictures = list(version.pictures)

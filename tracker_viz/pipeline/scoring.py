@@ -88,8 +88,8 @@ class Scores:
         return kept
 
     def _alarms_of(self, scored: Capture) -> list[Alarm]:
-        """Return the alarms that begin with a capture, logged and told. Nothing here may end the
-        writer's thread."""
+        """Return the alarms that begin with a capture, after logging them and calling ``on_alarm``.
+        Nothing here may end the writer's thread."""
         if self._alarms is None or self._on_alarm is None:
             return []
         try:
@@ -143,8 +143,8 @@ def earlier_captures(
 ) -> EarlierCaptures | None:
     """Read the captures that the spool and the runs hold together; None where they hold none.
 
-    A backlog may be on its way from the spool to a run at this moment. The spool is asked first, so
-    that a capture which leaves it is found in the run. Damaged captures are left out.
+    A backlog may be on its way to a run at this moment; its delivery waits until all is read. The
+    spool comes first, because its captures need no download. Damaged captures are left out.
 
     Args:
         spools: run -> another spool from which it was recorded.

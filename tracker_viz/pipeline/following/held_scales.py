@@ -24,7 +24,7 @@ class HeldScales:
 
     Attributes:
         ranges: key of a scale -> its range.
-        has_changed: whether ``hold`` widened one that was known.
+        has_changed: whether the last ``hold`` widened one that was known.
     """
 
     def __init__(self, ranges: Mapping[str, Range]) -> None:
@@ -34,6 +34,7 @@ class HeldScales:
     def hold(self, scales: Mapping[str, ColorScale]) -> dict[str, ColorScale]:
         """Return the scales with the ranges that hold; a range that does not fit grows."""
         held = {}
+        self.has_changed = False
         for key, scale in scales.items():
             before = self.ranges.get(key)
             range_ = widened(before, scale)
@@ -63,8 +64,11 @@ def widened(before: Range | None, scale: ColorScale) -> Range:
     elif low < 0 < high or is_from_zero:
         low, high = low * _doublings(-low, -scale.minimum), high * _doublings(high, scale.maximum)
     else:
-        low = high - (high - low) * _doublings(high - low, high - scale.minimum)
-        high = low + (high - low) * _doublings(high - low, scale.maximum - low)
+        # Only ends that were passed: to compute the others would round them.
+        if scale.minimum < low:
+            low = high - (high - low) * _doublings(high - low, high - scale.minimum)
+        if scale.maximum > high:
+            high = low + (high - low) * _doublings(high - low, scale.maximum - low)
     return before.model_copy(update={"minimum": low, "maximum": high})
 
 

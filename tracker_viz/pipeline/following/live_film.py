@@ -1,11 +1,5 @@
 """The film of a run that goes on: new captures are drawn, encoded and put behind the frames that it
-has.
-
-    <directory>/following.json     what is in the film, and what the next frames need
-    <directory>/body-7.webm        the encoded frames
-    <directory>/captures/          a bounded number of captures
-
-Each file is whole at any instant: after a kill, what ``following.json`` names is the film.
+has. Its files are those of ``film_store``.
 
 A plan needs the run's history: scores for the roles, the loss for the timeline. At most
 ``MOST_KEPT`` captures, spread evenly, stand for it, so that an update costs the same whether the
@@ -21,19 +15,18 @@ import hashlib
 import itertools
 import json
 import logging
-import re
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracker_viz.errors import RenderError, TrackerError, VideoError
-from tracker_viz.files import read_json, write_json
+from tracker_viz import capture_file
+from tracker_viz.errors import RenderError, VideoError
 from tracker_viz.pipeline.following.captures import NearCaptures
+from tracker_viz.pipeline.following.film_store import FilmStore
 from tracker_viz.pipeline.following.held_scales import HeldScales
 from tracker_viz.pipeline.options import PictureOptions
 from tracker_viz.pipeline.results.delivering import Picture
@@ -50,7 +43,6 @@ MOST_KEPT = 128
 MOST_FRAMES = 1440
 AT_ONCE = 48  # captures that are here at a time beside those that are kept
 _MOST_DAMAGED = 100
-_STATE = "following.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +68,18 @@ class LiveFilm:
     def __init__(
         self, directory: Path, run: Run, layout: Layout, options: PictureOptions, title: str
     ) -> None:
-        self._directory, self._title = directory, title
-        self._layout, self._options = layout, options
+        self._layout, self._options, self._title = layout, options, title
         self._near = NearCaptures(run, directory)
-        self._made_by = _fingerprint(layout, options, title)
+        self._store = FilmStore(
+            directory,
+            self._near,
+            made_by=_fingerprint(layout, options, title),
+            encoder=options.video.encoder,
+        )
         self._renderer: Renderer | None = None
         # The captures of that renderer, which may read them until there is another.
         self._in_use: set[CaptureRef] = set()
-        self._state = self._stored()
-        self._remove_leftovers()
+        self._store.remove_leftovers(self._in_use)
 
     @property
     def has_news(self) -> bool:
@@ -92,7 +87,7 @@ class LiveFilm:
         return bool(self._state.drawn) and self._state.put_step != self._state.drawn[-1].step
 
     def note_put(self, version: Version) -> None:
-        self._change(put_at=time.time(), put_step=version.step)
+        self._store.change(put_at=time.time(), put_step=version.step)
 
     def new(self, listed: Sequence[CaptureRef]) -> list[CaptureRef]:
         """Return the captures that are not in the film yet, in order; where some that are in it
@@ -117,7 +112,7 @@ class LiveFilm:
             numbered = enumerate(batch, self._state.n_seen)
             wanted = [ref for number, ref in numbered if number % self._state.stride == 0]
             self._append(wanted)
-            self._change(n_seen=self._state.n_seen + len(batch), seen_step=batch[-1].step)
+            self._store.change(n_seen=self._state.n_seen + len(batch), seen_step=batch[-1].step)
             if len(self._state.drawn) > MOST_FRAMES or self._is_large():
                 self._thin()
 
@@ -132,22 +127,22 @@ class LiveFilm:
         """
         if not self._state.drawn:
             raise RenderError("no capture was drawn yet")
-        renderer = self._current_renderer()
+        from tracker_viz.rendering import write_explorer
+
         pictures = []
         for format, path in zip(self._options.format, paths, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             if format == "html":
-                from tracker_viz.rendering import write_explorer
-
-                pictures.append(Picture(format, write_explorer(renderer, path)))
+                page = write_explorer(self._current_renderer(), path)
+                pictures.append(Picture(format, page))
             elif format == "video":
-                pictures.append(self._write_film(renderer, path))
-                while pictures[-1].path.stat().st_size > self._most_bytes:
-                    self._thin()
-                    renderer = self._current_renderer()
-                    pictures[-1] = self._write_film(renderer, path)
+                pictures.append(self._write_small_film(path))
         drawn = self._state.drawn
-        return Version(tuple(pictures), drawn[-1].step, len(drawn), renderer)
+        return Version(tuple(pictures), drawn[-1].step, len(drawn), self._current_renderer())
+
+    @property
+    def _state(self) -> FollowFile:
+        return self._store.state
 
     # -- frames ------------------------------------------------------------------------------------
 
@@ -156,7 +151,7 @@ class LiveFilm:
         damaged = [*self._state.damaged, *(ref.step for ref in pulled.damaged)][-_MOST_DAMAGED:]
         captures = [capture.ref for capture in pulled.captures]
         if not captures:
-            self._change(damaged=damaged)
+            self._store.change(damaged=damaged)
             return
         before, scales = self._state.kept, HeldScales(self._state.ranges)
         renderer, widened_step = self._make_renderer(pulled.captures, scales, damaged)
@@ -164,20 +159,17 @@ class LiveFilm:
         drawn = [*self._state.drawn, *captures]
         # One capture says nothing yet about ranges: nothing has changed at it.
         ranges = scales.ranges if len(drawn) > 1 else {}
-        kept = _spread(drawn, MOST_KEPT, known={*self._state.kept, *captures})
-        self._change(
+        self._store.change(
             body=body,
             drawn=drawn,
-            kept=kept,
-            # Killed before all is noted, it does not draw these again.
+            kept=_spread(drawn, MOST_KEPT, known={*before, *captures}),
+            # After a kill before ``draw`` notes all of them, these are not drawn again.
             seen_step=drawn[-1].step,
             damaged=damaged,
             ranges=ranges,
             widened_step=widened_step,
         )
-        self._renderer = renderer
-        self._in_use = {*before, *captures}
-        self._remove_leftovers()
+        self._use(renderer, {*before, *captures})
 
     def _thin(self) -> None:
         """Leave every second frame out of the film, but not the first and the last."""
@@ -194,15 +186,14 @@ class LiveFilm:
         """Leave all frames but these out of the film."""
         from tracker_viz.video import keep_frames
 
-        assert self._state.body is not None
-        path = self._new_body()
-        encoder = self._options.video.encoder
-        keep_frames(self._directory / self._state.body, positions, path, encoder_name=encoder)
+        body = self._store.body
+        assert body is not None
+        path = self._store.new_body()
+        keep_frames(body, positions, path, encoder_name=self._options.video.encoder)
         drawn = [self._state.drawn[position] for position in positions]
         kept = _spread(drawn, MOST_KEPT, known=set(self._state.kept))
-        self._change(body=path.name, drawn=drawn, kept=kept, put_step=None, **changes)
-        self._forget_renderer()
-        self._remove_leftovers()
+        self._store.change(body=path.name, drawn=drawn, kept=kept, put_step=None, **changes)
+        self._use(None, set())
 
     def _rewind(self, step: int) -> None:
         """Forget what was drawn of ``step`` and of all later ones."""
@@ -211,46 +202,41 @@ class LiveFilm:
         last = drawn[before[-1]] if before else None
         log.info("captures from step %d on were replaced: they are drawn again", step)
         if last is not None and self._near.bring([last]).captures:
-            kept = (*self._state.kept, last)
-            self._state = self._state.model_copy(update={"kept": kept})
+            self._store.change(kept=(*self._state.kept, last))
             self._keep_frames(before, seen_step=last.step)
         else:
-            self._state = FollowFile(made_by=self._made_by)
-            self._forget_renderer()
-            self._change()
-            self._remove_leftovers()
+            self._store.start_over()
+            self._use(None, set())
 
     def _make_renderer(
         self, new: Sequence[CapturePath], scales: HeldScales, damaged: Sequence[int]
     ) -> tuple[Renderer, int | None]:
         """Return what draws ``new``, and the step since which its color ranges hold."""
-        from tracker_viz.rendering import Renderer, Series
+        by_step = {ref.step: self._near.found(ref) for ref in self._state.kept}
+        by_step |= {capture.ref.step: capture for capture in new}
+        captures = list(by_step.values())
 
-        kept = map(self._near.found, self._state.kept)
-        captures = {capture.ref.step: capture for capture in (*kept, *new)}
-        widened_step = self._state.widened_step
-        while True:
-            series = Series(
-                list(captures.values()),
-                title=self._title,
-                subtitle=self._subtitle(widened_step, list(captures.values())[-1]),
-                missing_steps=damaged,
-            )
-            renderer = Renderer(
+        def made(widened_step: int | None) -> Renderer:
+            from tracker_viz.rendering import Renderer, Series
+
+            subtitle = self._subtitle(widened_step, captures[-1])
+            series = Series(captures, title=self._title, subtitle=subtitle, missing_steps=damaged)
+            return Renderer(
                 series,
                 self._layout,
                 size=self._options.video.size,
                 theme=self._options.theme,
                 hold_scales=scales.hold,
             )
-            if not scales.has_changed:
-                return renderer, widened_step
-            # The picture says so itself; the ranges fit now, so it is made once more only.
-            scales.has_changed = False
+
+        renderer, widened_step = made(self._state.widened_step), self._state.widened_step
+        if scales.has_changed:
+            # The ranges fit now. The picture itself says since when, so it is made once more.
             widened_step = min(capture.ref.step for capture in new)
+            renderer = made(widened_step)
+        return renderer, widened_step
 
     def _subtitle(self, widened_step: int | None, last: CapturePath) -> str:
-        from tracker_viz import capture_file
         from tracker_viz.rendering import describe_model
 
         parts = ["live"]
@@ -259,7 +245,9 @@ class LiveFilm:
         if self._state.stride > 1:
             parts.append(f"1 of {self._state.stride} captures")
         model = describe_model(capture_file.read_header(last.path).model)
-        return " · ".join([*parts, model] if model else parts)
+        if model:
+            parts.append(model)
+        return " · ".join(parts)
 
     def _encode(self, renderer: Renderer, refs: Sequence[CaptureRef]) -> str:
         """Encode the frames of ``refs`` behind those of the body; return the longer file's name."""
@@ -268,10 +256,9 @@ class LiveFilm:
 
         steps = renderer.series.steps
         shots = [Shot(steps.index(ref.step), 0.0, 0.0) for ref in refs]
-        path = self._new_body()
-        body = self._state.body
+        path = self._store.new_body()
         append_frames(
-            self._directory / body if body else None,
+            self._store.body,
             len(self._state.drawn),
             len(shots),
             renderer.film(shots),
@@ -281,6 +268,14 @@ class LiveFilm:
         )
         return path.name
 
+    def _write_small_film(self, path: Path) -> Picture:
+        """Write the film, with ever fewer frames until the file is small enough."""
+        while True:
+            film = self._write_film(self._current_renderer(), path)
+            if film.path.stat().st_size <= self._most_bytes:
+                return film
+            self._thin()
+
     def _write_film(self, renderer: Renderer, path: Path) -> Picture:
         from tracker_viz.rendering import Shot
         from tracker_viz.video import join_film
@@ -288,14 +283,14 @@ class LiveFilm:
         steps = [ref.step for ref in self._state.drawn]
         last = len(renderer) - 1
         shots = self._shots(steps)
-        has_title = shots[0].kind == "title"
         durations_s = [shot.duration_s for shot in shots]
         title: Frame | None = None
-        if has_title:
+        if shots[0].kind == "title":
             title = renderer.draw(Shot(last, 0.0, 0.0, "title"))
-        assert self._state.body is not None
+        body = self._store.body
+        assert body is not None
         info = join_film(
-            self._directory / self._state.body,
+            body,
             len(steps),
             renderer.frame(last),
             path,
@@ -303,7 +298,9 @@ class LiveFilm:
             title=title,
             encoder_name=self._options.video.encoder,
         )
-        starts_s = list(itertools.accumulate(durations_s, initial=0.0))[has_title:]
+        starts_s = list(itertools.accumulate(durations_s, initial=0.0))
+        if title is not None:
+            del starts_s[0]
         moments = tuple(zip(steps, starts_s, strict=False))
         return Picture("video", info.path, info.duration_s, moments)
 
@@ -316,8 +313,14 @@ class LiveFilm:
             pacing["pace"] = "capture"
         return storyboard(steps, **pacing)
 
-    def _forget_renderer(self) -> None:
-        self._renderer, self._in_use = None, set()
+    def _use(self, renderer: Renderer | None, captures: set[CaptureRef]) -> None:
+        """Draw with ``renderer`` from now on; None: with a new one, when it is needed.
+
+        Args:
+            captures: which it may read. Files of all others are deleted.
+        """
+        self._renderer, self._in_use = renderer, captures
+        self._store.remove_leftovers(captures)
 
     def _current_renderer(self) -> Renderer:
         if self._renderer is None:
@@ -326,61 +329,13 @@ class LiveFilm:
             self._renderer, _ = self._make_renderer([last], scales, self._state.damaged)
         return self._renderer
 
-    # -- what is kept ------------------------------------------------------------------------------
-
-    def _new_body(self) -> Path:
-        from tracker_viz.video import video_path
-
-        number = 1 + max(map(_body_number, self._directory.glob("body-*")), default=0)
-        return video_path(self._directory / f"body-{number}", self._options.video.encoder)
-
     @property
     def _most_bytes(self) -> int:
         return self._options.video.max_mb << 20
 
     def _is_large(self) -> bool:
-        body = self._directory / (self._state.body or "")
         # Title and end come on top.
-        return body.is_file() and body.stat().st_size > 0.95 * self._most_bytes
-
-    def _stored(self) -> FollowFile:
-        """Return what an earlier process left; what a new film has where it does not fit."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        fresh = FollowFile(made_by=self._made_by)
-        path = self._directory / _STATE
-        if not path.is_file():
-            return fresh
-        try:
-            state = FollowFile.of(read_json(path), path)
-        except TrackerError as error:
-            log.warning("the film starts over: %s", error)
-            return fresh
-        if state.made_by != self._made_by:
-            return fresh
-        has_body = state.body is None or (self._directory / state.body).is_file()
-        kept = self._near.whole(state.kept)
-        if not has_body or (state.drawn and state.drawn[-1] not in kept):
-            log.warning("the film starts over: its frames are not in %s", self._directory)
-            return fresh
-        return state.model_copy(update={"kept": tuple(kept)})
-
-    def _change(self, **changes: Any) -> None:
-        """Note what changes, on the disk first."""
-        changes = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in changes.items()
-        }
-        state = self._state.model_copy(update=changes)
-        write_json(state.model_dump(mode="json", by_alias=True), self._directory / _STATE)
-        self._state = state
-
-    def _remove_leftovers(self) -> None:
-        """Remove what the state does not name, as what a kill left."""
-        for path in self._directory.glob("body-*"):
-            if path.name != self._state.body:
-                with suppress(OSError):
-                    path.unlink()
-        self._near.keep_only({*self._state.kept, *self._in_use})
+        return self._store.body_nbytes > 0.95 * self._most_bytes
 
 
 def _fingerprint(layout: Layout, options: PictureOptions, title: str) -> str:
@@ -389,14 +344,14 @@ def _fingerprint(layout: Layout, options: PictureOptions, title: str) -> str:
 
     from tracker_viz import __version__
 
-    said = {
+    described = {
         "layout": repr(layout),
         "theme": options.theme,
         "video": options.video.model_dump(mode="json", include={"size", "encoder"}),
         "title": title,
         "versions": [__version__, cv2.__version__, np.__version__],
     }
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def _spread(drawn: Sequence[CaptureRef], most: int, *, known: set[CaptureRef]) -> list[CaptureRef]:
@@ -408,8 +363,3 @@ def _spread(drawn: Sequence[CaptureRef], most: int, *, known: set[CaptureRef]) -
     kept = {ref for ref in drawn[::every] if ref in known}
     kept |= {drawn[0], drawn[-1]} & known
     return sorted(kept, key=lambda ref: ref.step)
-
-
-def _body_number(path: Path) -> int:
-    digits = re.fullmatch(r"body-(\d{1,9})\.\w+", path.name)
-    return int(digits[1]) if digits else 0
