@@ -111,6 +111,24 @@ def test_a_tracker_that_is_away_costs_the_parent_and_not_the_jobs(tmp_path, capl
     callback.on_multirun_end(OmegaConf.create({}))
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_sweep_without_runs_names_a_reason_only_if_its_jobs_did_not_fail(
+    failed, tmp_path, caplog
+):
+    callback = SweepCallback({"local": {"directory": str(tmp_path / "runs")}})
+    hydra = {
+        "runtime": {"cwd": str(tmp_path)},
+        "sweep": {"dir": "multirun"},
+        "overrides": {"task": ["x=0,1"]},
+    }
+    callback.on_multirun_start(OmegaConf.create({"hydra": hydra}))
+    if failed:
+        callback._end("failed")  # as at exit, because Hydra calls nothing then
+    else:
+        callback.on_multirun_end(OmegaConf.create({}))
+    assert ("no run of this sweep is below" in caplog.text) is not failed
+
+
 @pytest.mark.parametrize(
     ("config", "named"),
     [

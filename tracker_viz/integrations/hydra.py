@@ -175,6 +175,8 @@ def _end_parent(parent: Run, options: Mapping[str, Any], state: RunState) -> Non
         parent.finish(state)
     except TrackerVizError as error:
         log.warning("the sweep's run %s could not be ended: %s", parent.ref, error)
+    if n_runs == 0 and state == "failed":
+        return  # the jobs' own error says why
     if n_runs == 0:
         log.warning(
             "no run of this sweep is below %s: its jobs recorded none there "
