@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -369,6 +371,20 @@ def test_the_keyboard_reaches_everything_and_each_part_says_what_it_is(renderer,
     assert shown.evaluate("document.activeElement.dataset.map") == "1.1"
     for button in shown.get_by_role("button").all():
         assert button.get_attribute("aria-label") or button.inner_text().strip()
+
+
+def test_the_players_controls_are_in_one_row_from_600_pixels_on(opened, path, tmp_path):
+    page = opened(Path(shutil.copy(path, tmp_path)))
+    # As wide as the words beside the buttons become.
+    page.locator(".now").evaluate("""now => { now.innerHTML =
+        '<b>step 100,000</b><span>loss <i>2.799</i></span><span>tokens <i>1.24 G</i></span>' }""")
+    for width in (600, 699, 700, 799, 800, 919, 920, 999, 1000, 1259, 1260):
+        page.set_viewport_size({"width": width, "height": 900})
+        controls = page.locator(".controls > :visible").all()
+        boxes = [control.bounding_box() for control in controls]
+        assert max(box["y"] for box in boxes) < min(box["y"] + box["height"] for box in boxes), (
+            width
+        )
 
 
 def test_the_focus_stays_on_the_way_to_the_next_head_and_on_a_tile_that_is_compared(shown):
