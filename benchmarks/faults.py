@@ -81,10 +81,10 @@ captures on the disk were waiting for their upload. Trials without a kill had en
 threads*: two training loops in one process, each into its own run, without a kill.""",
     "draw": """## render, compare and follow killed
 
-After each kill, every capture and every video of the two runs is read and must be as it was, or
-whole. *Half files* are counted after the next command that finishes; *failed*: the command raised.
-A killed `follow` continues when it is started again. W&B accepts one writer: of two renders *at
-once* one is refused with a message, and the other is in the run.""",
+After each kill, every capture of the two runs must be as it was, and every video must have all its
+bytes and decode. *Half files* are counted after the next command that finishes; *failed*: the
+command raised. A killed `follow` continues when it is started again. W&B accepts one writer: of two
+renders *at once* one may be refused with a message; the other is in the run.""",
     "disks": """## Disks
 
 Small file systems in memory: full (also from the start), without inodes, read-only, moved away for
@@ -97,7 +97,10 @@ lets everything through for `push`. *Reset after*: the connection breaks after t
 was asked; *lost*: its answer never comes; 429, 503 and 500 say Retry-After: 1. *Killed*: the
 server, while captures are uploaded. *Lost database*: the run is deleted, and the rest is pushed
 into another run.""",
-    "many": """## Ten thousand captures""",
+    "many": """## Ten thousand captures
+
+Small captures of one run, 100 at a time. *Us each*: how long `submit` took on the training thread.
+*Delivered*: until the last was confirmed. *Memory* is that of the process.""",
     "fuzz": """## Damaged files
 
 Hypothesis changes bytes, JSON values and headers of a valid file of each kind. Readers must read

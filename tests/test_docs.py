@@ -203,3 +203,34 @@ def test_figures_in_the_text_are_those_that_were_measured(page, sentence, headli
     assert quoted == headlines[headline]["shown"].removesuffix(" x"), (
         "python benchmarks/headlines.py says what was measured"
     )
+
+
+# First words of a row of the table in operations.md -> the rows of benchmarks/faults.json that it
+# sums up.
+FAULT_ROWS = {
+    "training runs": ("kill", lambda row: "threads" not in row),
+    "`render`, `compare`": ("draw", lambda row: "twice" not in row),
+    "two renders": ("draw", lambda row: "twice" in row),
+    "disks": ("disks", lambda row: True),
+    "networks": ("networks", lambda row: True),
+}
+
+
+@pytest.mark.parametrize("words", FAULT_ROWS)
+def test_the_table_of_faults_sums_up_the_trials(words):
+    kind, is_summed = FAULT_ROWS[words]
+    stored = json.loads((ROOT / "benchmarks" / "faults.json").read_text())[kind]
+    rows = [row for name, row in stored.items() if is_summed(name)]
+
+    def total(*names):
+        return sum(row["counts"].get(name, 0) for row in rows for name in names)
+
+    half = total("half files", "half videos")
+    sums = [total(name) for name in ("trials", "captures", "lost", "doubled", "changed")]
+    stall_ms = max(row["most"].get("longest stall, ms", 0) for row in rows)
+
+    page = (PAGES / "operations.md").read_text()
+    [line] = re.findall(rf"^\| {re.escape(words)}.*", page, re.MULTILINE)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert [int(cell.replace(",", "")) for cell in cells[1:7]] == [*sums, half]
+    assert cells[7] == (f"{stall_ms:.0f} ms" if stall_ms else "")
