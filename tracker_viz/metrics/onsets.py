@@ -90,7 +90,7 @@ class RunOnset:
 def onsets(
     series: ScoreSeries, roles: tuple[Role, ...] = ROLES, *, evidence: Evidence | None = None
 ) -> list[Onset]:
-    """Every time a head took a role, ordered by step, block and head.
+    """Return every time that a head took a role, ordered by step, block and head.
 
     A head may take a role twice, having lost it between, and may hold several roles. A head that
     rose above the line in the run's last capture has no onset yet.
@@ -236,28 +236,28 @@ def _leader(evidence: RoleEvidence, is_holder: NDArray[np.bool_]) -> HeadId | No
     Heads that the noise does not tell from the strongest one change places with it from draw to
     draw of the probe; of all these the first to take the role is always the same.
     """
-    strongest = _strongest(evidence, is_holder)
-    if strongest is None or not is_holder.any():
-        return strongest
     strength, noise = _final_strength(evidence.scores), evidence.noise_of_draw
+    if not is_holder.any():
+        return _strongest(strength, np.ones_like(is_holder))
+    strongest = _strongest(strength, is_holder)
+    if strongest is None:
+        return None
+
     slack = NEAR_LINE * np.hypot(noise, noise[strongest])
     is_tied = is_holder & (strength >= strength[strongest] - slack)
-    # How many last captures each head has had the role without a break.
-    lasted = np.cumprod(evidence.states[::-1], axis=0).sum(0)
-    order = np.lexsort((-strength.ravel(), -np.where(is_tied, lasted, -1).ravel()))
-    block, head = np.unravel_index(int(order[0]), strength.shape)
-    return int(block), int(head)
+    # For how many captures, up to the last one, each head has had the role without a break.
+    held_for = np.cumprod(evidence.states[::-1], axis=0).sum(0)
+    is_first = is_tied & (held_for == held_for[is_tied].max())
+    return _strongest(strength, is_first)
 
 
-def _strongest(evidence: RoleEvidence, is_holder: NDArray[np.bool_]) -> HeadId | None:
-    """Return the strongest head at the end of those that hold a role, else of all that have a
-    score."""
-    strength = _final_strength(evidence.scores)
-    if is_holder.any():
-        strength = np.where(is_holder, strength, -np.inf)
-    if not strength.size or not np.isfinite(strength).any():
+def _strongest(strength: NDArray[np.float64], among: NDArray[np.bool_]) -> HeadId | None:
+    """Return the head with the greatest strength of those ``among`` which it is looked for; None
+    where none of them has a score at the end."""
+    of_these = np.where(among, strength, -np.inf)
+    if not np.isfinite(of_these).any():
         return None
-    block, head = np.unravel_index(int(np.argmax(strength)), strength.shape)
+    block, head = np.unravel_index(int(np.argmax(of_these)), strength.shape)
     return int(block), int(head)
 
 

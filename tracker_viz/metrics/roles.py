@@ -18,6 +18,7 @@ from tracker_viz.metrics.probe_rows import RowKind
 from tracker_viz.metrics.series import ScoreSeries
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 NO_ROLE = -1
 # A one-sided CUSUM (Page 1954): each capture adds how many standard deviations it lies beyond the
 # line, the sum never falls below 0, and at ``EVIDENCE`` it decides. A score that truly lies one
@@ -70,8 +71,8 @@ class Role:
 
 
 # One line for all: 30 % of a head's attention, which is what Gu et al. 2024 ask of a sink, and six
-# times what uniform attention spends on one key at 64 positions. Behind each score that is measured
-# on one kind of row stands the mean over all rows, which is what the oldest captures have.
+# times what uniform attention spends on one key at 64 positions. The oldest captures have only the
+# mean over all rows, so that it is named after each score that is measured on one kind of row.
 ROLES: tuple[Role, ...] = (
     Role("previous_token", scores=("previous_token_repeated", "previous_token")),
     Role("induction", also="induction_min"),
@@ -205,28 +206,36 @@ def role_states(scores: Floats, role: Role, noise: Floats | None = None) -> NDAr
     """
     if noise is None:
         noise = noise_over_time(scores)
+    above, below = _beyond_lines(scores, role, noise)
+    is_measured = np.isfinite(scores)
+    heads = scores.shape[1:]
+    has_role = np.zeros(heads, bool)
+    evidence = np.zeros(heads)  # for a change: for taking the role, or for losing it
+    began = np.zeros(heads, np.int64)  # the capture with the first of this evidence
+    changes_at = np.zeros(scores.shape, bool)
+    for index in range(len(scores)):
+        began = np.where((evidence == 0) & is_measured[index], index, began)
+        added = np.where(has_role, below[index], above[index])
+        evidence = np.maximum(evidence + np.minimum(added, MOST_PER_CAPTURE), 0)
+        changes = evidence >= EVIDENCE
+        for head in map(tuple, np.argwhere(changes)):
+            changes_at[(began[head], *head)] ^= True
+        has_role = has_role ^ changes
+        evidence = np.where(changes, 0, evidence)
+
+    states = np.logical_xor.accumulate(changes_at)
+    is_measured_again = np.logical_or.accumulate(is_measured[::-1])[::-1]
+    return states & is_measured_again
+
+
+def _beyond_lines(scores: Floats, role: Role, noise: Floats) -> tuple[Doubles, Doubles]:
+    """Return how far scores lie above ``role.enter``, and below ``role.leave``, in standard
+    deviations: both of the shape of ``scores``; 0 for NaN."""
     deviations = np.broadcast_to(noise, scores.shape).astype(np.float64)
     with np.errstate(invalid="ignore"):
         above = np.nan_to_num((scores - role.enter) / deviations)
         below = np.nan_to_num((role.leave - scores) / deviations)
-    measured = np.isfinite(scores)
-    states = np.zeros(scores.shape, bool)
-    state = np.zeros(scores.shape[1:], bool)
-    total = np.zeros(scores.shape[1:])
-    began = np.zeros(scores.shape[1:], np.int64)
-    for index in range(len(scores)):
-        # Evidence for a change: for taking the role, or for losing it.
-        speaks = np.minimum(np.where(state, below[index], above[index]), MOST_PER_CAPTURE)
-        began = np.where((total == 0) & measured[index], index, began)
-        total = np.maximum(total + speaks, 0)
-        states[index] = state
-        changes = total >= EVIDENCE
-        for place in map(tuple, np.argwhere(changes)):
-            states[(slice(began[place], index + 1), *place)] = ~state[place]
-        state = state ^ changes
-        total = np.where(changes, 0, total)
-    measured_again = np.logical_or.accumulate(measured[::-1])[::-1]
-    return states & measured_again
+    return above, below
 
 
 def head_roles(
@@ -250,8 +259,8 @@ def head_roles(
     """
     known = gather_evidence(series, roles) if evidence is None else evidence
     shape = (series.n_captures, *series.shape)
-    found = np.full(shape, NO_ROLE, np.int8)
-    best, nearest = np.full(shape, -np.inf, np.float32), np.full(shape, np.nan, np.float32)
+    labels = np.full(shape, NO_ROLE, np.int8)
+    margins, nearest = np.full(shape, -np.inf, np.float32), np.full(shape, np.nan, np.float32)
     kinds: tuple[RowKind, ...] = (rows,) if rows else ("repeated", "text")
     for kind in kinds:
         of_kind = [
@@ -262,38 +271,40 @@ def head_roles(
         before = np.full(series.shape, NO_ROLE, np.int8)
         for capture in range(series.n_captures):
             label, label_margin = _steady_label(of_kind, capture, before)
-            is_free = found[capture] == NO_ROLE
-            found[capture] = np.where(is_free, label, found[capture])
-            best[capture] = np.where(is_free, label_margin, best[capture])
+            is_free = labels[capture] == NO_ROLE
+            labels[capture] = np.where(is_free, label, labels[capture])
+            margins[capture] = np.where(is_free, label_margin, margins[capture])
             before = label
         for _, of_role in of_kind:
             nearest = np.fmax(nearest, margin(of_role.scores, of_role.uniform))
-    return found, np.where(found == NO_ROLE, nearest, best)
+    return labels, np.where(labels == NO_ROLE, nearest, margins)
 
 
 def _steady_label(
     of_kind: Sequence[tuple[int, RoleEvidence]], capture: int, before: NDArray[np.int8]
 ) -> tuple[NDArray[np.int8], Floats]:
-    """Return (label, its margin) at a capture, both [block, head].
+    """Return (label, its margin) at a capture, both [block, head]: the role with the greatest
+    margin, or the one before, where noise explains by how much it is behind.
 
     Args:
-        of_kind: (label, evidence) of the roles that the rows speak about.
+        of_kind: (label, evidence) of the roles on one kind of row.
         before: the labels at the capture before.
     """
-    best = np.full(before.shape, -np.inf, np.float32)
-    kept, slack, kept_slack = best.copy(), np.zeros_like(best), np.zeros_like(best)
-    found = np.full(before.shape, NO_ROLE, np.int8)
+    nothing = np.full(before.shape, -np.inf, np.float32)
+    best, best_slack = nothing, np.zeros_like(nothing)
+    kept, kept_slack = nothing, np.zeros_like(nothing)
+    leader = np.full(before.shape, NO_ROLE, np.int8)
     for label, evidence in of_kind:
         margins = margin(evidence.scores[capture], evidence.uniform)
         margins = np.where(evidence.states[capture], np.nan_to_num(margins), -np.inf)
-        noise = NEAR_LINE * evidence.noise[capture] / np.float32(1 - evidence.uniform)
+        slack = NEAR_LINE * evidence.noise[capture] / np.float32(1 - evidence.uniform)
         was = before == label
-        kept, kept_slack = np.where(was, margins, kept), np.where(was, noise, kept_slack)
+        kept, kept_slack = np.where(was, margins, kept), np.where(was, slack, kept_slack)
         leads = margins > best
-        best, slack = np.where(leads, margins, best), np.where(leads, noise, slack)
-        found = np.where(leads, np.int8(label), found)
-    is_kept = np.isfinite(kept) & (kept + np.hypot(slack, kept_slack) >= best)
-    return np.where(is_kept, before, found), np.where(is_kept, kept, best)
+        best, best_slack = np.where(leads, margins, best), np.where(leads, slack, best_slack)
+        leader = np.where(leads, np.int8(label), leader)
+    is_kept = np.isfinite(kept) & (kept + np.hypot(best_slack, kept_slack) >= best)
+    return np.where(is_kept, before, leader), np.where(is_kept, kept, best)
 
 
 def near_line(evidence: RoleEvidence, role: Role) -> NDArray[np.bool_]:
@@ -319,23 +330,23 @@ def labels_near_line(evidence: Evidence, *, rows: RowKind) -> NDArray[np.bool_] 
     margin. Of two certain roles whose margins the noise does not tell apart either may be the
     label.
     """
-    is_near, margins, slacks = [], [], []
+    of_roles: list[tuple[NDArray[np.bool_], Floats, Floats]] = []
     for role in ROLES:
         if role.rows == rows and role.name in evidence:
             known = evidence[role.name]
-            near = near_line(known, role)
-            is_near.append(near)
-            held = known.states[-1] | near
-            margins.append(np.where(held, margin(known.scores[-1], known.uniform), -np.inf))
-            slacks.append(NEAR_LINE * known.noise_of_draw)
-    if not is_near:
+            is_near = near_line(known, role)
+            margins = margin(known.scores[-1], known.uniform)
+            held = np.where(known.states[-1] | is_near, margins, -np.inf)
+            of_roles.append((is_near, held, NEAR_LINE * known.noise_of_draw))
+    if not of_roles:
         return None
-    near, held_margins = np.stack(is_near), np.stack(margins)
+
+    near, held_margins, slacks = map(np.stack, zip(*of_roles, strict=True))  # [role, block, head]
     certain = np.where(near, -np.inf, held_margins)
     best = certain.max(0)
     could_lead = near & (held_margins > best)
-    others = np.where(np.arange(len(certain))[:, None, None] == certain.argmax(0), -np.inf, certain)
-    is_tied = np.isfinite(best) & (others.max(0) >= best - np.stack(slacks).max(0))
+    second = np.sort(certain, axis=0)[-2] if len(certain) > 1 else np.full_like(best, -np.inf)
+    is_tied = np.isfinite(best) & (second >= best - slacks.max(0))
     return np.asarray(could_lead.any(0) | is_tied)
 
 
@@ -348,7 +359,7 @@ def _noise_over_rows(series: ScoreSeries, score: str) -> Floats | None:
     return series.spread[score] / np.float32(np.sqrt(n_rows))
 
 
-def _nan_quantile(values: NDArray[np.float64], quantile: float) -> NDArray[np.float64]:
+def _nan_quantile(values: Doubles, quantile: float) -> Doubles:
     """Return the (lower) quantile over captures of what is not NaN; NaN where nothing is.
 
     numpy's own goes through the heads one by one in Python.
