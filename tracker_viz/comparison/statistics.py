@@ -100,22 +100,27 @@ class Tests:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sums:
-    """Sums of the outcomes over the runs that have a value and an outcome.
+class _OutcomeSums:
+    """The outcomes, and their sums over the runs that have both a value of the factor and an
+    outcome, for every order of the factor's values.
 
     Attributes:
-        centered, has_result: float64 [outcome, run]: outcomes without their mean, 0 where a run has
-            none; and 1 where it has one.
-        counts, sums, squares: float64 [order, outcome]: of ``centered``, over these runs.
-        spread: float64 [order, outcome]: sum of the squares around their own mean.
+        y: float64 [outcome, run]: the outcomes less their mean, 0 where a run has none.
+        has_y: float64 [outcome, run]: 1 where a run has one, else 0.
+        n: float64 [order, outcome]: number of these runs.
+        sum_y, sum_yy: float64 [order, outcome]: sum of ``y``, and of its square.
     """
 
-    centered: Floats
-    has_result: Floats
-    counts: Floats
-    sums: Floats
-    squares: Floats
-    spread: Floats
+    y: Floats
+    has_y: Floats
+    n: Floats
+    sum_y: Floats
+    sum_yy: Floats
+
+    @property
+    def spread(self) -> Floats:
+        """Sum of the squares of ``y`` around its mean over these runs: float64 [order, outcome]."""
+        return self.sum_yy - self.sum_y**2 / np.maximum(self.n, 1.0)
 
 
 def onset_times(onsets: Sequence[RoleOnset]) -> OnsetTimes:
@@ -294,44 +299,53 @@ def _coefficients(factor: Factor, results: Floats, orders: NDArray[np.int64]) ->
     """Return the coefficients in every order of the factor's values: float64 [order, outcome]; NaN
     where one of the two does not vary."""
     values = factor.values[orders]
-    sums = _sums(values, results)
+    sums = _outcome_sums(values, results)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = _correlation(values, sums) if factor.is_number else _ratio(values, sums)
-    # Centered sums of an outcome that does not vary are rounding errors.
-    return np.where(sums.spread > 1e-9 * np.maximum(sums.squares, 1.0), found, np.nan)
+        found = _correlations(values, sums) if factor.is_number else _ratios(values, sums)
+    # The spread of an outcome that does not vary is a rounding error.
+    varies = sums.spread > 1e-9 * np.maximum(sums.sum_yy, 1.0)
+    return np.where(varies, found, np.nan)
 
 
-def _sums(values: Floats, results: Floats) -> _Sums:
-    has_result = np.isfinite(results).astype(np.float64)
-    n_results = np.maximum(has_result.sum(1, keepdims=True), 1.0)
-    means = np.nansum(results, axis=1, keepdims=True) / n_results
-    centered = np.where(has_result > 0, results - means, 0.0)
+def _outcome_sums(values: Floats, results: Floats) -> _OutcomeSums:
+    """Sum outcomes over runs.
+
+    Args:
+        values: float64 [order, run], NaN where a run has none.
+        results: float64 [outcome, run], NaN where a run has none.
+    """
+    has_y = np.isfinite(results).astype(np.float64)
+    means = np.nansum(results, axis=1) / np.maximum(has_y.sum(1), 1.0)
+    y = np.where(has_y > 0, results - means[:, None], 0.0)
     has_value = np.isfinite(values).astype(np.float64)
-    counts, sums = has_value @ has_result.T, has_value @ centered.T
-    squares = has_value @ (centered**2).T
-    spread = squares - sums**2 / np.maximum(counts, 1.0)
-    return _Sums(centered, has_result, counts, sums, squares, spread)
+    # A product with 0 and 1 sums over the runs that have both.
+    return _OutcomeSums(
+        y, has_y, n=has_value @ has_y.T, sum_y=has_value @ y.T, sum_yy=has_value @ (y**2).T
+    )
 
 
-def _correlation(values: Floats, over: _Sums) -> Floats:
+def _correlations(values: Floats, over: _OutcomeSums) -> Floats:
     """Return Pearson's correlation of ``values`` [order, run] with the outcomes, over the runs that
     have both: float64 [order, outcome]."""
-    numbers = np.nan_to_num(values - np.nanmean(values))
-    value_sums = numbers @ over.has_result.T
-    value_spread = numbers**2 @ over.has_result.T - value_sums**2 / over.counts
-    together = numbers @ over.centered.T - value_sums * over.sums / over.counts
-    found = together / np.sqrt(value_spread * over.spread)
-    return np.where(value_spread > 1e-9, np.clip(found, -1.0, 1.0), np.nan)
+    x = np.nan_to_num(values - np.nanmean(values))
+    sum_x, sum_xx = x @ over.has_y.T, x**2 @ over.has_y.T
+    sum_xy = x @ over.y.T
+    spread_x = sum_xx - sum_x**2 / over.n
+    covariance = sum_xy - sum_x * over.sum_y / over.n
+    found = covariance / np.sqrt(spread_x * over.spread)
+    return np.where(spread_x > 1e-9, np.clip(found, -1.0, 1.0), np.nan)
 
 
-def _ratio(values: Floats, over: _Sums) -> Floats:
+def _ratios(values: Floats, over: _OutcomeSums) -> Floats:
     """Return the correlation ratio between the levels in ``values`` [order, run], over the runs
-    that have both: float64 [order, outcome]."""
-    between = -(over.sums**2) / over.counts
-    for level in np.unique(values[0][np.isfinite(values[0])]):
-        members = (values == level).astype(np.float64)
-        n_members = np.maximum(members @ over.has_result.T, 1.0)
-        between += (members @ over.centered.T) ** 2 / n_members
+    that have both: float64 [order, outcome]. It is the root of the share of the spread that lies
+    between the levels' means."""
+    between = -(over.sum_y**2) / over.n
+    levels = np.unique(values[0][np.isfinite(values[0])])
+    for level in levels:
+        is_member = (values == level).astype(np.float64)
+        n_members = np.maximum(is_member @ over.has_y.T, 1.0)
+        between += (is_member @ over.y.T) ** 2 / n_members
     return np.sqrt(np.clip(between / over.spread, 0.0, 1.0))
 
 
