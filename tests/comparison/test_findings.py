@@ -20,7 +20,7 @@ from tracker_viz.comparison import (
     short_runs_note,
     strongest_sentence,
 )
-from tracker_viz.comparison.findings import onset_sentence
+from tracker_viz.comparison.findings import onset_sentence, place_text
 from tracker_viz.comparison.onsets import RoleOnset
 from tracker_viz.comparison.runs import is_seed
 from tracker_viz.comparison.statistics import onset_times
@@ -110,6 +110,14 @@ def test_places_are_told_on_the_axis_of_the_comparison():
     assert "formed in 2 of 2 runs, median 500k tokens (500k to 2M)" in sentence
     (sentence,) = sentences(runs, "progress")
     assert "formed in 2 of 2 runs, median 50 % (50 %)" in sentence
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [(0, "0"), (999, "999"), (999_499, "999k"), (999_500, "1M"), (999_999_999, "1B")],
+)
+def test_tokens_have_three_digits_and_the_unit_that_they_round_up_to(place, text):
+    assert place_text(place, "tokens") == text
 
 
 def test_settings_without_replicates_are_told_together():

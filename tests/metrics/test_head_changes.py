@@ -106,3 +106,17 @@ def test_weights_are_ranked_by_how_far_they_moved_and_broken_ones_come_last():
     changes = weight_changes(before, after)
     assert [change.block for change in changes] == [1, 2, 0]
     assert str(changes[0]) == "L1 mlp.w_up  50.0%"
+
+
+def test_weights_and_heads_that_changed_alike_come_in_the_order_of_blocks():
+    blocks = range(12)
+    patterns = {f"blocks.{block}.attn.pattern": np.full((1, 1, 4, 4), np.nan) for block in blocks}
+    weights = {f"blocks.{block}.mlp.w_{kind}": np.ones((2, 2)) for block in blocks for kind in "ab"}
+    for change in (0.0, np.nan):
+        last = {name: weight + change for name, weight in weights.items()}
+        changes = weight_changes(Capture(0, weights | patterns), Capture(1, last | patterns))
+        places = [(each.block, each.name) for each in changes]
+        assert places == [(block, f"mlp.w_{kind}") for block in blocks for kind in "ab"]
+
+    heads = head_changes(Capture(0, patterns), Capture(1, patterns))
+    assert [each.head for each in heads] == [(block, 0) for block in blocks]

@@ -50,7 +50,8 @@ def place_text(place: float, axis: Axis) -> str:
     if axis == "progress":
         return f"{place:.0%}".replace("%", " %")
     for unit, size in _UNITS:
-        if place >= size:
+        # From here on three digits round up to the unit.
+        if place >= 0.9995 * size:
             return f"{place / size:.3g}{unit}"
     return f"{place:.0f}"
 

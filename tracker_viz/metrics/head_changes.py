@@ -66,7 +66,7 @@ def head_changes(first: Capture, last: Capture) -> list[HeadChange]:
         ValueError: the captures are of models, or probes, of different shapes.
     """
     changes = list(_changes(first, last))
-    return sorted(changes, key=lambda each: (np.isnan(each.attention), -each.attention, each.head))
+    return sorted(changes, key=lambda each: (*_largest_first(each.attention), each.head))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +91,13 @@ def weight_changes(first: Capture, last: Capture) -> list[WeightChange]:
     """Return every weight matrix that both captures hold in one size, the most changed first; those
     without a finite change come last."""
     changes = []
-    for name in first.arrays.keys() & last.arrays.keys():
+    for name in sorted(first.arrays.keys() & last.arrays.keys()):
         found = WEIGHT_NAME.fullmatch(name)
         then, now = first.arrays[name], last.arrays[name]
         if found is not None and then.shape == now.shape:
             share = relative_distance(now.astype(np.float32), then)
             changes.append(WeightChange(int(found[1]), found[2], share))
-    return sorted(changes, key=lambda each: (np.isnan(each.share), -each.share, each.block))
+    return sorted(changes, key=lambda each: (*_largest_first(each.share), each.block))
 
 
 def map_of_head(capture: Capture, change: HeadChange) -> Floats:
@@ -108,6 +108,11 @@ def map_of_head(capture: Capture, change: HeadChange) -> Floats:
         name = f"blocks.{block}.mixer.mixing"
     place = _heads(capture, block, name).index(head)
     return capture.arrays[name][:, place].astype(np.float32)
+
+
+def _largest_first(change: float) -> tuple[bool, float]:
+    """Return what sorts changes: the largest first, NaN last and all equal."""
+    return (True, 0.0) if np.isnan(change) else (False, -change)
 
 
 def _changes(first: Capture, last: Capture) -> Iterator[HeadChange]:
