@@ -5,6 +5,7 @@ arrays.
 thread runs it.
 """
 
+from tracker_viz.metrics.charts import chart_metrics, charted
 from tracker_viz.metrics.circuits.captured import AXES as COMPOSITION_AXES
 from tracker_viz.metrics.circuits.captured import composition_scores
 from tracker_viz.metrics.circuits.composition import (
@@ -36,6 +37,7 @@ from tracker_viz.metrics.head_changes import (
     map_of_head,
     weight_changes,
 )
+from tracker_viz.metrics.head_names import head_name, shown_heads
 from tracker_viz.metrics.head_scores import HEAD_SCORES, SCORE_DEFINITIONS
 from tracker_viz.metrics.mixing_scores import MIXING_SCORES, equal_mixing
 from tracker_viz.metrics.mixtures.expert_scores import EXPERT_SCORES, ROUTER_SCORES
@@ -76,17 +78,8 @@ from tracker_viz.metrics.series import (
 )
 from tracker_viz.metrics.signals.alarms import Alarm, Alarms
 from tracker_viz.metrics.signals.probe_loss import PROBE_LOSS, PROBE_LOSS_AXES
-from tracker_viz.metrics.summary import (
-    chart_metrics,
-    charted,
-    head_name,
-    head_table,
-    onset_table,
-    run_summary,
-    run_tags,
-    shown_heads,
-    shown_summary,
-)
+from tracker_viz.metrics.summary import run_summary, run_tags, shown_summary
+from tracker_viz.metrics.tables import head_table, onset_table
 from tracker_viz.metrics.verdicts import (
     VERDICT_COLUMNS,
     AblatedSet,

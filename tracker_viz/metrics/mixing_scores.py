@@ -1,7 +1,7 @@
-"""What a mixing map does: the matrix by which a token mixer without a softmax mixes its values.
+"""Score mixing maps: the matrices by which token mixers without a softmax mix their values.
 
-Its entries have any sign and its rows any sum, so that no score of attention means anything here,
-and no role is ever read off these. What is measured is where the size of its entries lies, |A|,
+Their entries have any sign and their rows any sum, so that no score of attention means anything
+here, and no role is ever read off these. The scores say where the sizes of the entries are, |A|,
 each row taken as shares of its own sum.
 """
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tracker_viz.errors import CaptureFileError, ConfigError
 from tracker_viz.files import check_tensor_header
 from tracker_viz.metrics.series import HEAD_PREFIX, MIXING_PREFIX, SD_PREFIX, ScoreSeries
-from tracker_viz.metrics.summary import onset_table
+from tracker_viz.metrics.tables import onset_table
 from tracker_viz.types import Capture, CaptureRef, capture_file_name
 
 SCORE_FILE = "scores/heads.safetensors"

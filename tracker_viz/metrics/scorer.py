@@ -5,7 +5,7 @@ probe's rows ``scores.head_sd.<name>``, ``scores.weight.<name>`` float32 (block,
 mixture ``scores.expert.<name>`` (block, expert) and ``scores.router.<name>`` (block, router),
 ``scores.stream.<name>`` (block, place), how heads compose ``scores.composition.<kind>`` (block,
 head, earlier block, earlier head), and a few scalars that trackers draw as native charts
-(``summary.chart_metrics``). ``model`` then holds each score of uniform attention
+(``charts.chart_metrics``). ``model`` then holds each score of uniform attention
 (``uniform_scores``), the number of rows it was measured on (``score_rows``) and the version of the
 definitions (``score_definitions``). ``probe["scored"]`` describes these rows; the hidden ones are
 dropped later.
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.errors import CaptureError
 from tracker_viz.metrics.blas import one_blas_thread
+from tracker_viz.metrics.charts import chart_metrics, router_metrics
 from tracker_viz.metrics.circuits.captured import AXES as COMPOSITION_AXES
 from tracker_viz.metrics.circuits.captured import composition_scores
 from tracker_viz.metrics.head_scores import (
@@ -39,14 +40,17 @@ from tracker_viz.metrics.mixtures.expert_scores import expert_scores, routed_pro
 from tracker_viz.metrics.probe_rows import FIRST_QUERY, probe_rows, scored_rows
 from tracker_viz.metrics.series import (
     EXPERT_PREFIX,
+    HEAD_PREFIX,
+    MIXING_PREFIX,
+    SD_PREFIX,
     STREAM_PREFIX,
+    WEIGHT_PREFIX,
     ScoreSeries,
     score_series,
     scores_only,
 )
 from tracker_viz.metrics.signals.probe_loss import PROBE_LOSS, probe_loss_metrics
 from tracker_viz.metrics.signals.stream_scores import PLACES, stream_scores, streams_of
-from tracker_viz.metrics.summary import chart_metrics, router_metrics
 from tracker_viz.metrics.weights.weight_scores import WEIGHT_NAME, Matrices, Weight, weight_scores
 from tracker_viz.types import Capture
 
@@ -54,7 +58,7 @@ from tracker_viz.types import Capture
 _FOR_SCORES = (".norms", ".peak", ".spread", ".stream", ".max_logit")
 _MAX_LOGIT = re.compile(r"blocks\.(\d+)\.attn\.max_logit")
 
-
+Scores = dict[str, NDArray[np.float32]]
 # A weight matrix as it is stored -> the smaller sample of it that a file holds.
 Sampled = Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -92,60 +96,76 @@ def score(
     mixing, streams = mixing_maps_of(capture), streams_of(capture)
     in_weights = {block for block, _ in weights}
     n_blocks = _n_blocks(capture, {*patterns, *mixing, *routed, *streams, *in_weights})
-    arrays = {}
-    for name, array in capture.arrays.items():
-        if not name.endswith(_FOR_SCORES):
-            arrays[name] = array
-    axes, labels = dict(capture.axes), dict(capture.labels)
-    model = dict(capture.model)
-    probe = capture.probe
-    of_heads: dict[str, NDArray[np.float32]] = {}
-    spread: dict[str, NDArray[np.float32]] = {}
+
+    scored = _Scored(capture)
+    of_heads: Scores = {}
     if patterns and int(capture.probe.get("length", 0)) > FIRST_QUERY:
-        measured = _measured_heads(capture, patterns, n_blocks)
-        of_heads, spread = measured.scores | _max_logits(capture, measured), measured.sd
-        # Stored with the scores, because the patterns and their probe may be cut later.
-        model["uniform_scores"] = dict(uniform_scores(probe_rows(capture.probe)))
-        model["score_rows"] = measured.n_rows
-        model["score_definitions"] = SCORE_DEFINITIONS
-        probe = {**capture.probe, "scored": scored_rows(capture.probe)}
-    of_weights: dict[str, NDArray[np.float32]] = {}
+        of_heads = _add_head_scores(scored, capture, patterns, n_blocks)
+    of_weights: Scores = {}
     if weights:
-        of_weights, labels["projection"] = weight_scores(
+        of_weights, scored.labels["projection"] = weight_scores(
             weights, n_blocks=n_blocks, first=first, previous=previous
         )
-    for family, scores, column in (
-        ("head", of_heads, "head"),
-        ("head_sd", spread, "head"),
-        ("weight", of_weights, "projection"),
-    ):
-        arrays |= {f"scores.{family}.{name}": values for name, values in scores.items()}
-        axes |= {f"scores.{family}.{name}": ("block", column) for name in scores}
-    of_mixers = mixing_scores(mixing, n_blocks=n_blocks)
-    arrays |= {f"scores.mixing.{name}": values for name, values in of_mixers.items()}
-    axes |= {f"scores.mixing.{name}": ("block", "mixing_head") for name in of_mixers}
-    composed = composition_scores(capture, n_blocks)
-    arrays |= composed
-    axes |= dict.fromkeys(composed, COMPOSITION_AXES)
-    of_streams = stream_scores(streams, n_blocks=n_blocks)
-    arrays |= {f"{STREAM_PREFIX}{name}": values for name, values in of_streams.items()}
-    axes |= {f"{STREAM_PREFIX}{name}": ("block", "place") for name in of_streams}
-    if of_streams:
-        labels["place"] = PLACES
+        scored.add(WEIGHT_PREFIX, of_weights, "block", "projection")
+    scored.add(MIXING_PREFIX, mixing_scores(mixing, n_blocks=n_blocks), "block", "mixing_head")
+    scored.add("", composition_scores(capture, n_blocks), *COMPOSITION_AXES)
+    if streams:
+        scored.add(STREAM_PREFIX, stream_scores(streams, n_blocks=n_blocks), "block", "place")
+        scored.labels["place"] = PLACES
     of_experts = expert_scores(routed, n_blocks=n_blocks)
-    arrays |= of_experts
-    for name in of_experts:
-        axes[name] = ("block", "expert" if name.startswith(EXPERT_PREFIX) else "router")
-    metrics = {
-        **capture.metrics,
-        **chart_metrics(of_heads, of_weights, labels.get("projection", ())),
-        **router_metrics(of_experts),
-    }
-    if PROBE_LOSS in arrays:
-        metrics |= probe_loss_metrics(arrays[PROBE_LOSS], probe_rows(capture.probe))
-    return dataclasses.replace(
-        capture, arrays=arrays, axes=axes, labels=labels, metrics=metrics, model=model, probe=probe
-    )
+    for name, values in of_experts.items():
+        column = "expert" if name.startswith(EXPERT_PREFIX) else "router"
+        scored.add("", {name: values}, "block", column)
+
+    scored.metrics |= chart_metrics(of_heads, of_weights, scored.labels.get("projection", ()))
+    scored.metrics |= router_metrics(of_experts)
+    if PROBE_LOSS in scored.arrays:
+        scored.metrics |= probe_loss_metrics(scored.arrays[PROBE_LOSS], probe_rows(capture.probe))
+    return scored.capture(capture)
+
+
+class _Scored:
+    """The parts of a capture to which scores are added."""
+
+    def __init__(self, raw: Capture) -> None:
+        self.arrays: dict[str, NDArray[Any]] = {}
+        for name, array in raw.arrays.items():
+            if not name.endswith(_FOR_SCORES):
+                self.arrays[name] = array
+        self.axes, self.labels = dict(raw.axes), dict(raw.labels)
+        self.metrics, self.model, self.probe = dict(raw.metrics), dict(raw.model), raw.probe
+
+    def add(self, prefix: str, scores: Mapping[str, NDArray[Any]], *axes: str) -> None:
+        for name, values in scores.items():
+            self.arrays[f"{prefix}{name}"] = values
+            self.axes[f"{prefix}{name}"] = axes
+
+    def capture(self, raw: Capture) -> Capture:
+        return dataclasses.replace(
+            raw,
+            arrays=self.arrays,
+            axes=self.axes,
+            labels=self.labels,
+            metrics=self.metrics,
+            model=self.model,
+            probe=self.probe,
+        )
+
+
+def _add_head_scores(
+    scored: _Scored, capture: Capture, patterns: Mapping[int, NDArray[Any]], n_blocks: int
+) -> Scores:
+    """Add the scores of heads, and return them: score -> [block, head]."""
+    measured = _measured_heads(capture, patterns, n_blocks)
+    of_heads = measured.scores | _max_logits(capture, measured)
+    scored.add(HEAD_PREFIX, of_heads, "block", "head")
+    scored.add(SD_PREFIX, measured.sd, "block", "head")
+    # Stored with the scores, because the patterns and their probe may be cut later.
+    scored.model["uniform_scores"] = dict(uniform_scores(probe_rows(capture.probe)))
+    scored.model["score_rows"] = measured.n_rows
+    scored.model["score_definitions"] = SCORE_DEFINITIONS
+    scored.probe = {**capture.probe, "scored": scored_rows(capture.probe)}
+    return of_heads
 
 
 def _measured_heads(
@@ -159,9 +179,9 @@ def _measured_heads(
     return measure_heads(patterns, probe_rows(capture.probe), n_blocks=n_blocks, heads=heads)
 
 
-def _max_logits(capture: Capture, measured: HeadScores) -> dict[str, NDArray[np.float32]]:
-    """Return the largest logit of every head over all rows of the probe, float32 [block, head], NaN
-    where it is not known; nothing where no block's is there."""
+def _max_logits(capture: Capture, measured: HeadScores) -> Scores:
+    """Return ``max_logit``, the largest logit of every head over all rows of the probe, float32
+    [block, head], NaN where it is not known; nothing where no block's is there."""
     of_heads = np.full_like(next(iter(measured.scores.values())), np.nan)
     is_measured = False
     for name, of_rows in capture.arrays.items():
@@ -169,7 +189,8 @@ def _max_logits(capture: Capture, measured: HeadScores) -> dict[str, NDArray[np.
         # Where a block's heads are left out, their logits are, too.
         if match and f"blocks.{match[1]}.attn.pattern" in capture.arrays:
             _check_axes(capture, name, ("probe", "head"))
-            block, kept = int(match[1]), kept_heads(capture, int(match[1]))
+            block = int(match[1])
+            kept = kept_heads(capture, block)
             chosen = list(range(of_rows.shape[1]) if kept is None else kept)
             of_heads[block, chosen] = of_rows[:, chosen].max(0)
             is_measured = True
@@ -246,7 +267,8 @@ def patterns_of(capture: Capture) -> dict[int, NDArray[Any]]:
 
 
 def mixing_maps_of(capture: Capture) -> dict[int, NDArray[Any]]:
-    """Block -> mixing map [probe, head or channel, query, key], of probes with rows to measure."""
+    """Return block -> mixing map [probe, head or channel, query, key], where the probe is long
+    enough to be measured."""
     maps = {}
     for name, array in capture.arrays.items():
         match = MIXING_NAME.fullmatch(name)
@@ -267,7 +289,7 @@ def weights_of(capture: Capture) -> dict[tuple[int, str], NDArray[Any]]:
 
 
 def first_experts_of(capture: Capture) -> dict[int, Integers]:
-    """Block -> the expert with the greatest weight of every token of the probe: int [row,
+    """Return block -> the expert with the greatest weight of every token of the probe: int [row,
     token]."""
     return {block: of.first for block, of in routed_probe(capture).items()}
 

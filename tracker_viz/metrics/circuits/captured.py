@@ -1,5 +1,6 @@
 """Take composition from the matrices that a capture holds, where it holds them whole. Called by
-``scorer``; for larger models the camera measures on the model's device (``capture.circuits``)."""
+``scorer``; for larger models the camera measures on the model's device
+(``capture.signals.composition``)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ SMOOTHED_OVER = 5
 
 
 def smoothed(values: Floats) -> Floats:
-    """Running median over ``SMOOTHED_OVER`` captures; NaN stays where a capture has none."""
+    """Return the running median over ``SMOOTHED_OVER`` captures; NaN where a capture has no
+    value."""
     if len(values) < SMOOTHED_OVER:
         return values
     half = SMOOTHED_OVER // 2

@@ -48,7 +48,7 @@ class LossJump(Event):
     """The loss jumps.
 
     Attributes:
-        heads, blocks: those that moved first meanwhile.
+        heads, blocks: those that moved first while it jumped.
     """
 
     kind: ClassVar[str] = "loss_jump"
@@ -126,7 +126,8 @@ def _with_moved(jump: LossJump, series: ScoreSeries) -> LossJump:
 def with_loss(events: Sequence[RoleEvent], series: ScoreSeries, metric: str) -> list[RoleEvent]:
     """Add to roles what the loss did meanwhile, where it moved by a share that can be seen.
 
-    Each fall is told once: with the strongest, of equals the latest, of the roles that it overlaps.
+    Each fall is reported once: with the strongest, of equals the latest, of the roles that it
+    overlaps.
     """
     moved = [_with_loss(event, series, metric) for event in events]
     credited: list[RoleEvent] = []

@@ -44,11 +44,11 @@ class RoleEvent(Event):
 
     @property
     def caption(self) -> str:
-        return self._told(f"{self._action()}")
+        return self._with_figures(self._action())
 
     @property
     def sentence(self) -> str:
-        return self._told(f"{self._action()} ({role_label(self.role)})")
+        return self._with_figures(f"{self._action()} ({role_label(self.role)})")
 
     @property
     def who(self) -> str:
@@ -63,7 +63,7 @@ class RoleEvent(Event):
             action = singular(action)
         return f"{heads_text(self.heads)} {action}"
 
-    def _told(self, text: str) -> str:
+    def _with_figures(self, text: str) -> str:
         if len(self.holders) > len(self.heads):
             text += f", {len(self.holders):,} heads in the end"
         if self.metric:
@@ -80,7 +80,7 @@ def role_events(series: ScoreSeries) -> list[RoleEvent]:
     events = []
     for role, found in lasting_onsets(series, evidence=evidence).items():
         leader = found[0]
-        # So many have it at ``last_step``: the number that the film shows there, too.
+        # Those that have it at ``last_step``: as many as the film shows there, too.
         with_it = [each for each in found if each.step <= leader.step]
         final = evidence[role].scores[(-1, *leader.head_id)]
         events.append(

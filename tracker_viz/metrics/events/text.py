@@ -31,11 +31,11 @@ class TextWorsens(Event):
 
     @property
     def caption(self) -> str:
-        said = f"the loss on the probe's text rises: {figure(self.before)} → {figure(self.after)}"
+        text = f"the loss on the probe's text rises: {figure(self.before)} → {figure(self.after)}"
         was, loss = self.training
         if loss <= was:
-            said += f"; the training's own falls: {figure(was)} → {figure(loss)}"
-        return said
+            text += f"; the training's own falls: {figure(was)} → {figure(loss)}"
+        return text
 
 
 def text_worsens(series: ScoreSeries, metric: str) -> Iterator[Event]:

@@ -51,6 +51,8 @@ N_QUIET = 2
 _STREAM, _LOGIT, _ENTROPY = "scores.stream.rms", "scores.head.max_logit", "scores.head.entropy"
 _TEXT = "probe/loss_text"
 _MOVED = 2  # blocks, and heads, that a sentence names
+# Of the logarithm of a block's residual stream, and of a head's entropy.
+_LEAST_MOVE = 0.1
 _DEAD_NEURONS = re.compile(r"mlp\.w_(down|out)")
 
 
@@ -89,7 +91,7 @@ class Alarm:
 
 
 class Alarms:
-    """Looks at the captures of one run, in the order of their steps."""
+    """Look at the captures of one run, in the order of their steps."""
 
     def __init__(self) -> None:
         self._before: deque[Capture] = deque(maxlen=N_BEFORE)
@@ -262,14 +264,15 @@ def moved_most(before: Capture, after: Capture) -> tuple[tuple[int, ...], tuple[
     if _STREAM in before.arrays and _STREAM in after.arrays:
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = np.log(after.arrays[_STREAM] / before.arrays[_STREAM])
-        change = np.nanmax(np.nan_to_num(np.abs(ratios)), axis=1)
-        blocks = [int(block) for block in np.argsort(-change, kind="stable") if change[block] > 0.1]
+        change = np.nan_to_num(np.abs(ratios)).max(axis=1)
+        by_change = np.argsort(-change, kind="stable")
+        blocks = [int(block) for block in by_change if change[block] > _LEAST_MOVE]
     heads: list[HeadId] = []
     if _ENTROPY in before.arrays and _ENTROPY in after.arrays:
         change = np.nan_to_num(np.abs(after.arrays[_ENTROPY] - before.arrays[_ENTROPY]))
         for place in np.argsort(-change, axis=None, kind="stable"):
             block, head = (int(index) for index in np.unravel_index(place, change.shape))
-            if change[block, head] > 0.1:
+            if change[block, head] > _LEAST_MOVE:
                 heads.append((block, head))
     return tuple(blocks[:_MOVED]), tuple(heads[:_MOVED])
 
