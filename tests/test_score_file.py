@@ -17,7 +17,7 @@ import tracker_viz as tv
 from tracker_viz import capture_file
 from tracker_viz.delivery import push
 from tracker_viz.demo.model import Decoder, ModelConfig
-from tracker_viz.errors import CaptureFileError
+from tracker_viz.errors import CaptureFileError, TransientTrackerError
 from tracker_viz.metrics import SCORE_FILE, read_score_file, score_bytes, score_series
 from tracker_viz.trackers.local import LocalRun, LocalTracker
 from tracker_viz.types import Capture, CapturePath, CaptureRef
@@ -130,6 +130,18 @@ def test_a_comparison_by_these_files_says_the_same_and_pulls_only_what_it_draws(
     assert quick.rows == slow.rows
     assert quick.pictures[1].read_bytes() == slow.pictures[1].read_bytes()
     assert not any("points of time" in note for note in slow.notes)
+
+
+def test_a_tracker_that_is_away_is_not_asked_for_every_capture_instead(
+    runs, tmp_path, monkeypatch, fetched
+):
+    def away(run, artifact, directory):
+        raise TransientTrackerError("away")
+
+    monkeypatch.setattr(LocalRun, "get_file", away)
+    with pytest.raises(TransientTrackerError):
+        compare(runs, tmp_path)
+    assert not fetched
 
 
 def test_a_killed_run_is_compared_by_its_captures(runs, tmp_path, fetched):

@@ -48,6 +48,18 @@ def test_runs_of_one_name_get_directories_of_their_own(tmp_path):
     assert made == ["my-run-1", "my-run-1-2", "my-run-1-3"]
 
 
+@pytest.mark.parametrize("contents", ["[1]", "{", '{"parent": 3}', '{"schema": 99}'])
+def test_a_run_file_of_somebody_else_hides_no_run_beside_it(tmp_path, contents, caplog):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "run.json").write_text(contents)
+    tracker = LocalTracker(tmp_path)
+    parent = tracker.create_run(name="sweep", config={}, key="a" * 32)
+    child = tracker.create_run(name="job", config={}, key="b" * 32, parent=parent.ref)
+    assert tracker.create_run(name="job", config={}, key="b" * 32).ref == child.ref
+    assert parent.children() == [child.ref]
+    assert f"{tmp_path / 'other'} is not taken for a run" in caplog.text
+
+
 def test_a_folder_that_only_holds_captures_and_their_index_is_a_run(tmp_path):
     run = LocalTracker(tmp_path).create_run(name="a", config={})
     run.put_captures(write_captures([0, 5], tmp_path / "source"))

@@ -261,12 +261,14 @@ def test_a_finished_run_keeps_its_times_whatever_is_added(embedded, tmp_path):
 
 def test_children_are_found_over_more_than_one_page(embedded, monkeypatch):
     monkeypatch.setattr(search, "RUNS_A_PAGE", 2)
-    tracker = MlflowTracker(embedded, "sweep")
-    parent = tracker.create_run(name="parent", config={})
-    children = [
-        tracker.create_run(name=f"child {number}", config={}, parent=parent.ref).ref
-        for number in range(5)
-    ]
+    monkeypatch.setattr(search, "EXPERIMENTS_A_PAGE", 1)
+    parent = MlflowTracker(embedded, "sweep").create_run(name="parent", config={})
+    children = []
+    for number in range(5):
+        # Three experiments, the first of which has more than a page of runs.
+        tracker = MlflowTracker(embedded, f"jobs {max(0, number - 2)}")
+        made = tracker.create_run(name=f"child {number}", config={}, parent=parent.ref)
+        children.append(made.ref)
     assert parent.children() == children
 
 
@@ -347,6 +349,13 @@ def test_parameters_are_what_was_chosen_and_the_whole_configuration_is_a_file(em
         "model.d": "8",
         "model.eps": "1e-05",
     }
+
+
+def test_the_users_tags_are_set_on_the_run_under_legal_names(embedded):
+    tags = {"team": "a", "why?": "b" * 9000}
+    run = MlflowTracker(embedded, "contract").create_run(name="a", config={}, tags=tags)
+    seen = MlflowClient(embedded).get_run(run.ref.path).data.tags
+    assert (seen["team"], seen["why_"]) == ("a", "b" * 8000)
 
 
 def test_tags_that_only_we_read_are_not_in_sight(embedded):

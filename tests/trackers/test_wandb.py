@@ -244,6 +244,33 @@ def test_captures_are_versions_of_one_artifact_and_leave_no_copy_with_the_user(
     run.finish("finished")
 
 
+def test_captures_that_the_client_gave_up_are_uploaded_again(
+    wandb_server, tracker, tmp_path, monkeypatch
+):
+    wait, log_artifact = wandb.Artifact.wait, wandb.Run.log_artifact
+    failures, logged = [ValueError("error 500")], []
+
+    def give_up_once(artifact, timeout=None):
+        if failures:
+            raise failures.pop()
+        return wait(artifact, timeout)
+
+    def note_and_log(sdk_run, artifact):
+        logged.append(artifact)
+        return log_artifact(sdk_run, artifact)
+
+    monkeypatch.setattr(wandb.Artifact, "wait", give_up_once)
+    monkeypatch.setattr(wandb.Run, "log_artifact", note_and_log)
+    run = tracker.create_run(name="own", config={})
+    captures = write_captures([0], tmp_path / "source")
+    with pytest.raises(TransientTrackerError):
+        run.put_captures(captures)
+    run.put_captures(captures)
+    assert len(logged) == 2
+    assert run.list_captures() == [captures[0].ref]
+    run.finish("finished")
+
+
 def test_a_run_is_previewed_while_it_is_going_and_a_second_pull_downloads_nothing(
     wandb_server, tracker, tmp_path
 ):

@@ -35,7 +35,7 @@ class Journal:
             try:
                 line = JournalLine.of(found, path)
             except TrackerError as error:
-                # What it noted is asked of the destination again.
+                # The destination is asked about those captures again.
                 log.warning("a line is left out: %s", error)
                 continue
             self.captures |= {ref.file_name: ref for ref in line.refs}

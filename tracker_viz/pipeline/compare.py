@@ -3,9 +3,8 @@ pictures, tables and sentences, and upload these to the parent run."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +13,15 @@ from tracker_viz.comparison import (
     Axis,
     Correlation,
     SettingGroup,
-    all_runs,
-    axis_note,
     check_runs,
-    comparability_notes,
-    comparable_axis,
-    correlations,
-    findings_text,
     first_few,
-    group_sentences,
-    group_table,
     in_order_of_settings,
-    positions,
-    run_labels,
-    run_table,
-    setting_groups,
-    short_runs_note,
-    strongest_sentence,
-    write_file,
 )
 from tracker_viz.errors import ConfigError
-from tracker_viz.pipeline.comparing.compared_experts import compare_experts
-from tracker_viz.pipeline.comparing.compared_mixers import compare_mixers
-from tracker_viz.pipeline.comparing.compared_runs import check_probes, chosen_runs
-from tracker_viz.pipeline.comparing.comparison_files import (
-    NAME,
-    Charts,
-    ComparedVideo,
-    write_charts,
-    write_compared_video,
-    write_tables,
-)
+from tracker_viz.pipeline.comparing.comparison_files import NAME
+from tracker_viz.pipeline.comparing.comparison_results import Places, put_results, write_results
+from tracker_viz.pipeline.comparing.conclusions import conclude
+from tracker_viz.pipeline.comparing.probes import row_index
 from tracker_viz.pipeline.comparing.scored_runs import ScoredRun, score_runs
 from tracker_viz.pipeline.load import TrackerOptions, open_run
 from tracker_viz.pipeline.options import (
@@ -57,7 +34,6 @@ from tracker_viz.pipeline.options import (
     VideoOptions,
 )
 from tracker_viz.pipeline.render import check_outputs
-from tracker_viz.pipeline.results.in_step import put_in_step_page
 from tracker_viz.pipeline.showing import picture_markup
 from tracker_viz.trackers import Run, cache_directory
 from tracker_viz.types import RunRef
@@ -128,43 +104,6 @@ class CompareResult:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Conclusions:
-    """The conclusions from the numbers of all runs, before anything is drawn.
-
-    Attributes:
-        labels: run name -> its label.
-    """
-
-    axis: Axis
-    labels: Mapping[str, str]
-    rows: list[dict[str, Any]]
-    groups: list[SettingGroup]
-    correlations: list[Correlation]
-    sentences: list[str]
-    notes: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Files:
-    """The files of a comparison on this machine, with its findings and notes."""
-
-    video: ComparedVideo
-    charts: Charts
-    tables: tuple[Path, ...]
-    findings: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """The links to the results in a run; all None where they were put into no run."""
-
-    url: str | None = None
-    in_step: str | None = None
-    ui_command: str | None = None
-
-
 def compare(
     runs: Sequence[RunRef | str] = (),
     *,
@@ -228,22 +167,19 @@ def compare(
     directory = _directory(options, target)
 
     scored, notes = _read_runs(runs, parent, options, tracker_options, progress=progress)
-    found = _conclude(scored, options.axis, notes)
     title = parent.info().name if parent else f"{len(scored)} runs compared"
-    drawn, notes_on_drawn = chosen_runs(scored, options.shown)
-    found.notes.extend(notes_on_drawn)
-    files = _make_files(drawn, found, directory, options, title=title, progress=progress)
+    found = conclude(scored, options, title=title, notes=notes)
+    files = write_results(found, directory, options, progress=progress)
 
-    places = _Places()
+    places = Places()
     if target and options.upload:
         if not into:
             # Some trackers make the run that holds results about a sweep: as late as possible.
             target = target.results_run()
-        with _ended(target):
-            places = _put_results(target, found, files, scored, drawn, title, options.theme)
+        places = put_results(target, found, files, options.theme)
     return CompareResult(
-        video=files.video.path,
-        pictures=(files.video.poster, *files.charts.paths),
+        video=files.video,
+        pictures=files.pictures,
         tables=files.tables,
         axis=found.axis,
         rows=tuple(found.rows),
@@ -251,8 +187,8 @@ def compare(
         correlations=tuple(found.correlations),
         findings=files.findings,
         notes=files.notes,
-        shown=tuple(run.run.ref for run in drawn),
-        duration_s=files.video.duration_s,
+        shown=tuple(run.run.ref for run in found.drawn),
+        duration_s=files.duration_s,
         url=places.url,
         in_step=places.in_step,
         ui_command=places.ui_command,
@@ -327,131 +263,8 @@ def _read_runs(
     if parent:
         by_name = {run.compared.name: run for run in scored}
         scored = [by_name[run.name] for run in in_order_of_settings(compared)]
-    _check_probe_row(options.probe, scored[0].rows)
+    rows = scored[0].rows
+    # Captures may lack the labels.
+    if rows:
+        row_index(options.probe, rows, len(rows))
     return scored, notes
-
-
-def _check_probe_row(probe: str | int, rows: Sequence[str]) -> None:
-    """``rows``: labels of the probe's rows, empty where captures do not hold them."""
-    if rows and probe not in rows and probe not in range(len(rows)):
-        raise ConfigError(
-            f"probe is a row of the probe batch, by its label or its index: {', '.join(rows)}; got "
-            f"{probe!r}"
-        )
-
-
-def _notes(scored: Sequence[ScoredRun], labels: Mapping[str, str], axis: Axis) -> list[str]:
-    """Return the caveats of the comparison."""
-    compared = [run.compared for run in scored]
-    ends = {run.name: float(positions(run.series, axis)[-1]) for run in compared}
-    notes = check_probes(scored, labels)
-    notes += [_by_label(note, labels) for note in comparability_notes(compared)]
-    short = short_runs_note(labels, ends, axis)
-    if short:
-        notes.append(short)
-    return notes
-
-
-def _conclude(
-    scored: Sequence[ScoredRun], asked_axis: ComparisonAxis, notes: Sequence[str]
-) -> _Conclusions:
-    compared = [run.compared for run in scored]
-    axis = comparable_axis(compared) if asked_axis == "auto" else asked_axis
-    labels = run_labels(compared, short=True)
-    rows = run_table(compared)
-    groups = setting_groups(compared, axis=axis)
-    found = correlations(compared, rows, axis=axis)
-    together = all_runs(compared, axis=axis)
-    sentences = group_sentences(groups, together, axis)
-    sentences.append(strongest_sentence(found, len(compared)))
-    return _Conclusions(
-        axis=axis,
-        labels=labels,
-        rows=rows,
-        groups=groups,
-        correlations=found,
-        sentences=sentences,
-        notes=[*notes, *_notes(scored, labels, axis)],
-    )
-
-
-def _make_files(
-    drawn: Sequence[ScoredRun],
-    found: _Conclusions,
-    directory: Path,
-    options: ComparisonOptions,
-    *,
-    title: str,
-    progress: bool,
-) -> _Files:
-    """Draw the runs, and write the video, the pictures, the tables and the findings."""
-    video = write_compared_video(
-        drawn,
-        found.labels,
-        directory,
-        options,
-        axis=found.axis,
-        title=title,
-        notes=found.notes,
-        progress=progress,
-    )
-    compared = [run.compared for run in drawn]
-    charts = write_charts(compared, found.labels, found.groups, directory, options, axis=found.axis)
-    experts = compare_experts(drawn, found.labels, directory, options.cache)
-    mixers = compare_mixers(drawn, found.labels, directory, axis=found.axis, theme=options.theme)
-    how = axis_note(found.axis, chosen=options.axis == "auto")
-    notes = (how, *video.notes, *charts.notes, *experts.notes)
-    findings = (*found.sentences, charts.finding, *experts.findings, *mixers.findings)
-    tables = write_tables(found.rows, found.groups, found.correlations, directory)
-    tables = (*tables, *experts.paths, *mixers.tables)
-    charts = replace(charts, paths=(*charts.paths, *mixers.pictures))
-    text = findings_text(title, findings, notes)
-    findings_file = write_file(text.encode(), directory / "findings.md")
-    return _Files(video, charts, (*tables, findings_file), findings, notes)
-
-
-def _put_results(
-    target: Run,
-    found: _Conclusions,
-    files: _Files,
-    scored: Sequence[ScoredRun],
-    drawn: Sequence[ScoredRun],
-    title: str,
-    theme: ThemeName,
-) -> _Places:
-    """Put everything into ``target``, with a page that plays the runs' own videos in step."""
-    for path in (*files.tables, files.video.poster, *files.charts.paths):
-        target.put_file(path, f"{NAME}/{path.name}")
-    target.put_table(found.rows, NAME)
-    if len(found.groups) > 1:
-        target.put_table(group_table(found.groups), f"{NAME}_settings")
-    last_step = max(int(run.compared.series.steps[-1]) for run in scored)
-    url = target.put_video(files.video.path, layout=NAME, last_step=last_step)
-    target.link_inputs([run.run.ref for run in scored])
-    in_step = put_in_step_page(
-        target,
-        [run.run for run in drawn],
-        run_labels([run.compared for run in scored]),
-        title=title,
-        theme=theme,
-        findings=files.findings,
-    )
-    return _Places(url, in_step, target.ui_command)
-
-
-@contextlib.contextmanager
-def _ended(run: Run) -> Iterator[None]:
-    """End ``run`` if we created it to hold the results. An existing one stays as it is."""
-    try:
-        yield
-    except BaseException:
-        run.finish("failed")
-        raise
-    run.finish("finished")
-
-
-def _by_label(note: str, labels: Mapping[str, str]) -> str:
-    """Replace the references in a note by the labels that readers know the runs by."""
-    for name, label in labels.items():
-        note = note.replace(name, label)
-    return note

@@ -133,9 +133,9 @@ class Run(ABC):
             self._put_text(json.dumps(known | dict(values), indent=2, sort_keys=True), SUMMARY)
 
     def alert(self, kind: str, step: int, sentence: str) -> None:
-        """Tell the people who watch this run that its training is going wrong. Safe to repeat.
+        """Alert the people who watch this run that its training is going wrong. Safe to repeat.
 
-        Default: the file ``alarms/<kind>_step_00000100.txt``, which nobody is called by.
+        Default: the file ``alarms/<kind>_step_00000100.txt``, which alerts nobody.
 
         Args:
             kind: one word: ``logit``, ``not_finite``, ...

@@ -30,24 +30,21 @@ _ENTRY = re.compile(r"step-(\d{8,12})\.(\d{1,12})\.([0-9a-f]{64})\.json")
 
 
 def entry_name(ref: CaptureRef) -> str:
-    """``step-00000100.1048576.<sha256>.json``"""
+    """Return ``step-00000100.1048576.<sha256>.json``."""
     return f"{PurePosixPath(ref.file_name).stem}.{ref.nbytes}.{ref.sha256}.json"
 
 
 def entry_text(ref: CaptureRef, time: float) -> str:
-    """Contents of an index entry. ``time``: seconds since 1970 at which the capture was taken."""
-    return (
-        json.dumps(
-            {
-                "step": ref.step,
-                "file": ref.file_name,
-                "nbytes": ref.nbytes,
-                "sha256": ref.sha256,
-                "time": time,
-            }
-        )
-        + "\n"
-    )
+    """Return the contents of an index entry. ``time``: seconds since 1970 at which the capture was
+    taken."""
+    entry = {
+        "step": ref.step,
+        "file": ref.file_name,
+        "nbytes": ref.nbytes,
+        "sha256": ref.sha256,
+        "time": time,
+    }
+    return json.dumps(entry) + "\n"
 
 
 def parse_entry(name: str) -> CaptureRef | None:
@@ -69,7 +66,7 @@ def refs_by_step(
     nbytes: Mapping[str, int | None],
     newest: Callable[[list[CaptureRef]], CaptureRef],
 ) -> list[CaptureRef]:
-    """Captures ordered by step, each step once.
+    """Return the captures ordered by step, each step once.
 
     Args:
         entry_names: names in the index folder; what is no entry is ignored.

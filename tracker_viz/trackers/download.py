@@ -54,8 +54,8 @@ def pull(
 
     Args:
         refs: which of those that it lists, ordered by step; all of them when None.
-        cache: where downloads are kept; ``default_cache()`` when None. A store that lies on this
-            machine is read in place.
+        cache: where downloads are kept; ``default_cache()`` when None. A store on this machine is
+            read in place.
         progress: called with (captures done, captures in all).
 
     Raises:
@@ -113,7 +113,8 @@ def cache_directory(ref: RunRef, cache: Path | None = None) -> Path:
 
 
 def folder_name(part: str) -> str:
-    """Spell one part of a reference so that any disk takes it, and no two parts become one."""
+    """Return one part of a reference as a folder name that any disk takes; different parts have
+    different names."""
     name = re.sub(r"[^A-Za-z0-9_-]", lambda match: f"%{ord(match[0]):02x}", part) or "%"
     if len(name) <= MAX_FOLDER_CHARACTERS:
         return name
@@ -125,7 +126,8 @@ def folder_name(part: str) -> str:
 def at_once(
     calls: Sequence[Callable[[], Result]], n_threads: int
 ) -> Iterator[list[Future[Result]]]:
-    """The calls' futures, in their order; calls that have not begun when the block ends never do.
+    """Yield the calls' futures, in their order; calls that have not begun when the block ends never
+    do.
 
     Unlike those of a ``ThreadPoolExecutor``, the threads are waited for neither then nor when the
     program ends: a server that hangs would hold up Ctrl-C for minutes.

@@ -16,17 +16,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import re
 import shutil
 import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from tracker_viz.capture_file import check_file, file_ref
-from tracker_viz.errors import ConfigError, NoSuchFileError, RunNotFoundError, TransientTrackerError
+from tracker_viz.errors import (
+    ConfigError,
+    NoSuchFileError,
+    RunNotFoundError,
+    TrackerError,
+    TransientTrackerError,
+)
 from tracker_viz.files import (
     append_lines,
     copy_atomically,
@@ -41,8 +48,17 @@ from tracker_viz.stored import RunFile
 from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.file_run import FileRun
 from tracker_viz.trackers.tracker import Tracker
-from tracker_viz.trackers.values import MetricPoint, RunInfo, RunState, checked_artifact, flatten
+from tracker_viz.trackers.values import (
+    SUMMARY,
+    MetricPoint,
+    RunInfo,
+    RunState,
+    checked_artifact,
+    flatten,
+)
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
+
+log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 MAX_NAME_CHARACTERS = 120  # of the 255 that most disks take, of the 143 of an encrypted home
@@ -58,7 +74,7 @@ class LocalTracker(Tracker):
 
     def __init__(self, directory: str | Path = "runs") -> None:
         self._directory = home_expanded(directory)
-        # Where the working directory is gone, runs can be opened, and none be made.
+        # Where the working directory is gone, runs can still be opened by absolute paths.
         with contextlib.suppress(ConfigError):
             self._directory = user_path(directory)
 
@@ -113,9 +129,9 @@ class LocalTracker(Tracker):
         return LocalRun(directory, ours=ours)
 
     def _made_with(self, key: str) -> Path | None:
-        for path in self._directory.glob("*/run.json"):
-            if read_json(path).get("key") == key:
-                return path.parent
+        for directory, stored in _runs_in(self._directory):
+            if stored.get("key") == key:
+                return directory
         return None
 
 
@@ -190,8 +206,8 @@ class LocalRun(FileRun):
         )
 
     def description(self) -> dict[str, Any]:
-        """``run.json``; empty for a directory that only holds captures (a copy of a tracker's
-        artifacts)."""
+        """Return ``run.json``; empty for a directory that only holds captures (a copy of a
+        tracker's artifacts)."""
         path = self.directory / "run.json"
         if not path.is_file():
             return {}
@@ -205,9 +221,10 @@ class LocalRun(FileRun):
         write_json(self.description() | changes, self.directory / "run.json")
 
     def url(self, artifact: str | None = None) -> str:
-        return (
-            self.directory / checked_artifact(artifact) if artifact else self.directory
-        ).as_uri()
+        path = self.directory
+        if artifact:
+            path /= checked_artifact(artifact)
+        return path.as_uri()
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -236,15 +253,15 @@ class LocalRun(FileRun):
         self._check_there()
         lines = []
         for point in points:
-            lines.append(
-                json.dumps({"step": point.step, "time": point.time or time.time(), **point.values})
-            )
+            taken = time.time() if point.time is None else point.time
+            lines.append(json.dumps({"step": point.step, "time": taken, **point.values}))
         append_lines(lines, self.directory / "metrics.jsonl")
 
     def set_summary(self, values: Mapping[str, float | int | str]) -> None:
         self._check_there()
-        path = self.directory / "summary.json"
-        write_json((read_json(path) if path.is_file() else {}) | dict(values), path)
+        path = self.directory / SUMMARY
+        known = read_json(path) if path.is_file() else {}
+        write_json(known | dict(values), path)
 
     def store(self, file: Path, artifact: str) -> None:
         try:
@@ -283,14 +300,11 @@ class LocalRun(FileRun):
             )
 
     def source_in_page(self, ref: RunRef, artifact: str) -> str | None:
-        """Relative, so that a sweep's whole directory can be moved."""
+        """Return a relative path, so that a sweep's whole directory can be moved."""
         if ref.scheme != "local":
             return None
-        return urllib.parse.quote(
-            Path(
-                os.path.relpath(Path(ref.path) / checked_artifact(artifact), self.directory)
-            ).as_posix()
-        )
+        file = Path(ref.path) / checked_artifact(artifact)
+        return urllib.parse.quote(Path(os.path.relpath(file, self.directory)).as_posix())
 
     def guards_files(self, ref: RunRef, artifact: str) -> bool:
         return False
@@ -318,13 +332,12 @@ class LocalRun(FileRun):
 
     def children(self) -> list[RunRef]:
         found = []
-        for path in sorted(
-            {*self.directory.glob("*/run.json"), *self.directory.parent.glob("*/run.json")}
-        ):
-            parent = RunFile.of(read_json(path), path).parent
-            if parent and Path(RunRef.from_stored(parent).path).absolute() == self.directory:
-                found.append(RunRef("local", str(path.parent)))
-        return found
+        for place in (self.directory, self.directory.parent):
+            for directory, stored in _runs_in(place):
+                parent = stored.get("parent")
+                if parent and Path(RunRef.from_stored(parent).path).absolute() == self.directory:
+                    found.append(directory)
+        return [RunRef("local", str(directory)) for directory in sorted(found)]
 
     def _listed(self, nbytes: Mapping[str, int | None]) -> list[CaptureRef]:
         # An entry is there before its file, and goes after it: without a file there is no capture.
@@ -340,7 +353,27 @@ class LocalRun(FileRun):
             return refs[-1]  # it was delivered at this moment, whichever it was
 
 
+def _runs_in(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield directory and ``run.json`` of each run directly in ``directory``. Other programs have
+    files of that name, too, and may have damaged one of ours: no such file keeps the others from
+    being found.
+
+    Raises:
+        TransientTrackerError: the disk is away.
+    """
+    for path in directory.glob("*/run.json"):
+        try:
+            stored = read_json(path)
+            RunFile.of(stored, path)
+        except TransientTrackerError:
+            raise
+        except TrackerError as error:
+            log.warning("%s is not taken for a run: %s", path.parent, error)
+        else:
+            yield path.parent, stored
+
+
 def directory_name(name: str) -> str:
-    """A run's name as a directory may be called on any disk, with room for a number or a time
-    behind it."""
+    """Return a run's name as a directory may be called on any disk, with room for a number or a
+    time at its end."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:MAX_NAME_CHARACTERS] or "run"

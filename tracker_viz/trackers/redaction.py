@@ -27,8 +27,8 @@ _HEADER = re.compile(
     r"""(?i)\b(?P<name>(proxy-)?authorization|(set-)?cookie|x-api-key)(?P<colon>['"]?\s*:\s*)"""
     r"""(?P<value>[^\r\n'"]+)"""
 )
-# What keys look like, whatever they are called: those of services that trainings talk to. A key of
-# W&B is 40 hexadecimal digits, as any commit is, and goes by its name only.
+# The forms of keys, whatever they are called: those of services that trainings talk to. A key of
+# W&B is 40 hexadecimal digits, as any commit is, and is known by its name only.
 _KEYS = re.compile(
     r"""(?x)
     (?<=\bBearer\ )[\w.~+/=-]{6,} | (?<=\bBasic\ )[\w+/=]{8,}
@@ -52,7 +52,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-# Words that make a name a secret's, wherever they stand in it
+# Words that make a name a secret's, anywhere in it
 _SECRET_WORDS = _words(
     """
         password passwd passphrase passwort pwd secret secrets credential
@@ -95,7 +95,7 @@ _HARMLESS_BEFORE: dict[str, frozenset[str]] = {
         """
     ),
 }
-# Said alone these are more often a mapping's key, or a thing counted.
+# Alone these are more often a mapping's key, or a thing counted.
 _NEEDS_A_WORD_BEFORE = frozenset({"key", "keys", "pass"})
 
 

@@ -1,8 +1,8 @@
-"""Tell the jobs of a sweep which runs are above theirs, and create such a run for a tracker that
-nobody named before.
+"""Find the runs above those of a sweep's jobs, and create such a run in a tracker where nobody
+named one.
 
 ``integrations.hydra.SweepCallback`` describes the sweep in the job's environment. ``watch`` reads
-there what the job's run is called, and the uploaders which run is its parent.
+there the name of the job's run, and the uploaders which run is its parent.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tracker_viz.metrics import (
     map_of_head,
     weight_changes,
 )
+from tracker_viz.pipeline.comparing.probes import probe_ids, row_index
 from tracker_viz.pipeline.load import TrackerOptions, open_run
 from tracker_viz.pipeline.options import DEFAULT_THEME, ComparisonOptions, ThemeName
 from tracker_viz.progress import progress_bar
@@ -178,16 +179,12 @@ def _rows_of(first: Capture, last: Capture) -> list[str]:
     Raises:
         ConfigError: the captures are of different probes.
     """
-    if _tokens(first.probe) != _tokens(last.probe):
+    if probe_ids(first.probe) != probe_ids(last.probe):
         raise ConfigError(
             "the two captures are of different probes, on which no attention can be compared; "
             "watch both trainings with the same probe= (tv.make_probe with the same arguments)"
         )
     return list(first.labels.get("probe", ()))
-
-
-def _tokens(probe: Mapping[str, Any]) -> list[list[Any]]:
-    return [list(row.get("ids") or row.get("tokens", ())) for row in probe.get("rows", ())]
 
 
 def _labels(runs: Sequence[Run], first: Capture, last: Capture) -> tuple[str, str]:
@@ -217,7 +214,7 @@ def _draw(
 ) -> Path:
     from tracker_viz.rendering import ChangedHead, write_change_chart
 
-    row = _row(options.probe, rows, map_of_head(first, heads[0]).shape[0])
+    row = row_index(options.probe, rows, map_of_head(first, heads[0]).shape[0])
     drawn = []
     for change in heads[:_MOST_DRAWN]:
         block, head = change.head
@@ -245,18 +242,6 @@ def _draw(
         before=labels[0],
         after=labels[1],
         theme=options.theme,
-    )
-
-
-def _row(probe: str | int, rows: Sequence[str], n_rows: int) -> int:
-    """Return the index of a row of the probe by its label or its index."""
-    if isinstance(probe, str) and probe in rows:
-        return list(rows).index(probe)
-    if isinstance(probe, int) and 0 <= probe < n_rows:
-        return probe
-    raise ConfigError(
-        f"probe is a row of the probe batch, by its label or its index: {', '.join(rows)}; got "
-        f"{probe!r}"
     )
 
 

@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from tracker_viz.comparison import (
     match_experts,
     write_table,
 )
+from tracker_viz.pipeline.comparing.probes import probe_ids
 from tracker_viz.pipeline.comparing.scored_runs import ScoredRun
 from tracker_viz.trackers import pull
 from tracker_viz.types import Capture
@@ -53,7 +53,7 @@ def compare_experts(
     ]
     if len(routed) < 2:
         return ComparedExperts()
-    probes = [_ids(capture.probe) for capture in last.values() if capture is not None]
+    probes = [probe_ids(capture.probe) for capture in last.values() if capture is not None]
     if any(probe != probes[0] for probe in probes):
         return ComparedExperts(notes=(_OTHER_TOKENS,))
 
@@ -89,7 +89,3 @@ def _routed_run(label: str, capture: Capture) -> RoutedRun:
         n_experts[block] = capture.arrays[name.removesuffix(".chosen")].shape[-1]
     n_blocks = max(int(capture.model.get("n_blocks", 0)), max(chosen, default=-1) + 1)
     return RoutedRun(label, chosen, n_experts, n_blocks)
-
-
-def _ids(probe: Mapping[str, Any]) -> list[list[Any]]:
-    return [list(row.get("ids") or row.get("tokens", ())) for row in probe.get("rows", ())]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -56,71 +56,6 @@ def chosen_runs(runs: Sequence[ScoredRun], most: int) -> tuple[list[ScoredRun], 
         "table has them all."
     )
     return [runs[index] for index in sorted(by_loss[evenly].tolist())], [note]
-
-
-def check_probes(runs: Sequence[ScoredRun], labels: Mapping[str, str]) -> list[str]:
-    """Return notes where the runs' probes hold other tokens, or their scores were measured in other
-    ways.
-
-    Args:
-        labels: run name -> its label in messages.
-
-    Raises:
-        ConfigError: the probes are of different kinds, so that neither attention maps nor scores
-            mean the same.
-    """
-    by_kind: dict[str, list[str]] = {}
-    for run in runs:
-        by_kind.setdefault(_probe_text(run.probe), []).append(labels[run.compared.name])
-    if len(by_kind) > 1:
-        found = [f"{kind} in {first_few(members)}" for kind, members in by_kind.items()]
-        raise ConfigError(
-            f"the runs were captured on different probes ({'; '.join(found)}): "
-            "their attention maps and scores are not comparable. Compare runs "
-            "with the same probe, or capture them again with the same probe= "
-            "(from checkpoints: tracker-viz backfill)"
-        )
-    notes = _notes_on_scoring(runs, labels)
-    first, *others = [_tokens(run.probe) for run in runs]
-    if any(tokens != first for tokens in others):
-        notes.append(
-            "The probes hold different tokens: their maps have the same shape, but not the same "
-            "words."
-        )
-    return notes
-
-
-def _notes_on_scoring(runs: Sequence[ScoredRun], labels: Mapping[str, str]) -> list[str]:
-    by_way: dict[str, list[str]] = {}
-    for run in runs:
-        by_way.setdefault(_scoring_text(run), []).append(labels[run.compared.name])
-    if len(by_way) < 2:
-        return []
-    ways = [f"{way} in {first_few(members)}" for way, members in by_way.items()]
-    return [
-        f"Heads were scored in different ways ({'; '.join(ways)}): some of the differences between "
-        "these runs come from that."
-    ]
-
-
-def _scoring_text(run: ScoredRun) -> str:
-    """Return how a run's heads were scored: ``version 2 of the definitions on 5 repeated rows
-    (periods 11, 15, 19) and 5 of text``."""
-    rows = run.probe.get("scored") or run.probe.get("rows", ())
-    repeated = [row for row in rows if row.get("kind") == "repeated"]
-    parts = []
-    if repeated:
-        periods = sorted({int(row.get("period") or 0) for row in repeated})
-        named = ", ".join(map(str, periods))
-        parts.append(f"{len(repeated)} repeated rows (periods {named})")
-    if len(rows) > len(repeated):
-        parts.append(f"{len(rows) - len(repeated)} of text")
-    on = " and ".join(parts) or "unknown rows"
-    return f"version {run.compared.series.definitions} of the definitions on {on}"
-
-
-def _tokens(probe: Mapping[str, Any]) -> list[list[Any]]:
-    return [list(row.get("tokens", ())) for row in probe.get("rows", ())]
 
 
 def drawn_runs(
@@ -292,14 +227,3 @@ def _after(
 ) -> Callable[[int, int], None]:
     """Return a callback by which one run's progress moves the bar of all runs."""
     return lambda done, _: advance(before + done, total)
-
-
-def _probe_text(probe: Mapping[str, Any]) -> str:
-    """Describe a probe: ``64 tokens: repeated (period 15), text``."""
-    rows = []
-    for row in probe.get("rows", ()):
-        kind = str(row.get("kind", "unknown"))
-        if row.get("period"):
-            kind += f" (period {row['period']})"
-        rows.append(kind)
-    return f"{probe.get('length', 'unknown')} tokens: {', '.join(rows) or 'rows unknown'}"

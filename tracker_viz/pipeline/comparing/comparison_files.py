@@ -32,7 +32,8 @@ from tracker_viz.comparison import (
 from tracker_viz.errors import MissingDependencyError
 from tracker_viz.metrics import NO_ROLE, ROLES, head_roles
 from tracker_viz.pipeline.comparing.compared_runs import drawn_runs
-from tracker_viz.pipeline.comparing.scored_runs import ScoredRun
+from tracker_viz.pipeline.comparing.conclusions import Conclusions
+from tracker_viz.pipeline.comparing.probes import row_label
 from tracker_viz.pipeline.options import ComparisonOptions
 from tracker_viz.progress import progress_bar
 
@@ -82,21 +83,10 @@ def write_tables(
 
 
 def write_compared_video(
-    runs: Sequence[ScoredRun],
-    labels: Mapping[str, str],
-    directory: Path,
-    options: ComparisonOptions,
-    *,
-    axis: Axis,
-    title: str,
-    notes: Sequence[str],
-    progress: bool,
+    found: Conclusions, directory: Path, options: ComparisonOptions, *, progress: bool
 ) -> ComparedVideo:
-    """Draw the video of all runs.
-
-    Args:
-        notes: shown below the caption, and returned together with those on the drawn captures.
-    """
+    """Draw the video of all runs. Its notes are those of ``found``, which it shows below the
+    caption, and those on the captures that it draws."""
     from tracker_viz.rendering import (
         Attention,
         Layout,
@@ -107,14 +97,17 @@ def write_compared_video(
     )
     from tracker_viz.video import video_path, write_video
 
-    drawn, timing, more_notes = drawn_runs(runs, labels, options, axis=axis, progress=progress)
-    notes = [*notes, *more_notes]
+    runs = found.drawn
+    drawn, timing, more_notes = drawn_runs(
+        runs, found.labels, options, axis=found.axis, progress=progress
+    )
+    notes = (*found.notes, *more_notes)
     ordered = "in matched order" if options.order == "matched" else "by index"
-    shown_row = _row_label(options.probe, runs[0].rows)
+    shown_row = row_label(options.probe, runs[0].rows)
     subject = Subject(
         tuple(drawn),
         timing,
-        title=title,
+        title=found.title,
         subtitle=f"attention on {shown_row} tokens · heads {ordered} · {len(runs)} runs",
         # The lists in brackets are for the terminal.
         note=" ".join(re.sub(r" \([^)]*\)", "", note) for note in notes),
@@ -124,7 +117,7 @@ def write_compared_video(
     renderer = Renderer(subject, layout, size=options.video.size, theme=options.theme)
     # The pace is that of the longest run's steps, whatever the axis counts.
     longest = max(float(run.compared.series.steps[-1]) for run in runs)
-    scale = longest if axis == "progress" else 1.0
+    scale = longest if found.axis == "progress" else 1.0
     pacing = options.video.pacing()
     pacing["title_s"] = 0.0  # a comparison has no title card
     shots = storyboard((timing.points * scale).tolist(), story=renderer.plan.story, **pacing)
@@ -140,28 +133,17 @@ def write_compared_video(
             max_bytes=options.video.max_mb << 20,
         )
     poster = write_last_picture(renderer, directory / "poster.png")
-    return ComparedVideo(written.path, poster, written.duration_s, tuple(notes))
+    return ComparedVideo(written.path, poster, written.duration_s, notes)
 
 
-def write_charts(
-    runs: Sequence[ComparedRun],
-    labels: Mapping[str, str],
-    groups: Sequence[SettingGroup],
-    directory: Path,
-    options: ComparisonOptions,
-    *,
-    axis: Axis,
-) -> Charts:
-    """Draw when the roles were formed, how far the runs are from each other, and all heads grouped
-    by what they did.
-
-    Args:
-        groups: of all runs, of which ``runs`` may be a part.
-    """
+def write_charts(found: Conclusions, directory: Path, options: ComparisonOptions) -> Charts:
+    """Draw when the roles were formed in all runs; and of the drawn ones, how far they are from
+    each other, and all heads grouped by what they did."""
     from tracker_viz.rendering import write_distance_chart, write_onset_chart
 
+    runs, axis = [run.compared for run in found.drawn], found.axis
     paths = []
-    panels = _onset_panels(groups, axis)
+    panels = _onset_panels(found.groups, axis)
     if panels:
         paths.append(write_onset_chart(directory / "onsets.png", panels, axis, theme=options.theme))
 
@@ -169,7 +151,7 @@ def write_charts(
     finding = distance_sentence(distances, settings_of(runs))
     path = write_distance_chart(
         directory / "distances.png",
-        [labels[name] for name in distances.names],
+        [found.labels[name] for name in distances.names],
         distances.overall,
         distances.shares,
         distances.shares_by_depth,
@@ -179,7 +161,7 @@ def write_charts(
     )
     paths.append(path)
 
-    path, notes = _write_clusters(runs, labels, directory, options, axis)
+    path, notes = _write_clusters(runs, found.labels, directory, options, axis)
     return Charts((*paths, path), finding, tuple(notes))
 
 
@@ -247,11 +229,3 @@ def _onset_panels(groups: Sequence[SettingGroup], axis: Axis) -> dict[str, list[
             )
             panels[role].append(row)
     return panels
-
-
-def _row_label(probe: str | int, rows: Sequence[str]) -> str:
-    if isinstance(probe, str):
-        return probe
-    if 0 <= probe < len(rows):
-        return rows[probe]
-    return f"probe {probe}"

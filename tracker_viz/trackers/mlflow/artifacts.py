@@ -215,7 +215,7 @@ class ArtifactStore:
         folder, name = posixpath.split(artifact)
         nbytes = self.sizes(folder).get(name)
         check_size(nbytes or 0, max_bytes=max_bytes, what=self._what(artifact))
-        # Its public neighbour lists the folder first, draws a progress bar and starts a thread pool
+        # Its public neighbor lists the folder first, draws a progress bar and starts a thread pool
         # for every file.
         repository._download_file(artifact, str(part))
 
@@ -247,11 +247,9 @@ class ArtifactStore:
     def _store_errors(self) -> AbstractContextManager[None]:
         """Translate errors of a store that clients reach directly; those that the server passes on
         are translated by the conversation around."""
-        return (
-            nullcontext()
-            if self._artifact_uri.startswith("mlflow-artifacts:")
-            else artifact_errors(self._artifact_uri)
-        )
+        if self._artifact_uri.startswith("mlflow-artifacts:"):
+            return nullcontext()
+        return artifact_errors(self._artifact_uri)
 
     @property
     def _repository(self) -> Any:

@@ -36,6 +36,12 @@ _SECRETS = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
 )
+# What waiting does not repair
+_BROKEN_DATABASE = (
+    "out-of-date database schema",
+    "unable to open database file",
+    "readonly database",
+)
 _STATEMENT = re.compile(r"\s*\[SQL:.*", re.DOTALL)
 _AWAY = re.compile(
     r"connect|timeout|timed ?out|unavailable|throttl|slow ?down|retries", re.IGNORECASE
@@ -104,9 +110,9 @@ def artifact_errors(root: str) -> Iterator[None]:
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws; "
                 "MLFLOW_S3_ENDPOINT_URL where it is not Amazon's)"
             ) from None
-        raise (TransientTrackerError if status in _TRANSIENT_STATUS else TrackerError)(
-            message
-        ) from None
+        if status in _TRANSIENT_STATUS:
+            raise TransientTrackerError(message) from None
+        raise TrackerError(message) from None
 
 
 def http_status(error: BaseException) -> int:
@@ -145,19 +151,12 @@ def _of_the_service(code: str, status: int, text: str, where: str, doing: str) -
         return TrackerError(
             f"{message}. Is this the address of an MLflow server, its --static-prefix included?"
         )
-    if (
-        "out-of-date database schema" in text
-        or "unable to open database file" in text
-        or "readonly database" in text
-    ):
+    if any(words in text for words in _BROKEN_DATABASE):
         return TrackerError(message)
+    is_transient = status in _TRANSIENT_STATUS
     if not where.startswith("http"):
-        return (
-            TransientTrackerError
-            if "OperationalError" in text or "locked" in text
-            else TrackerError
-        )(message)
-    return (TransientTrackerError if status in _TRANSIENT_STATUS else TrackerError)(message)
+        is_transient = "OperationalError" in text or "locked" in text
+    return TransientTrackerError(message) if is_transient else TrackerError(message)
 
 
 def _shown(message: object) -> str:

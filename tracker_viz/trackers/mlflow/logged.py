@@ -1,5 +1,5 @@
-"""What a run has in MLflow's database: parameters with the configuration behind them, points of
-charts, and the summary. Each function makes the calls; ``run.py`` translates their errors."""
+"""Log into MLflow's database: parameters with the configuration behind them, points of charts, and
+the summary. Each function makes the calls; ``run.py`` translates their errors."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def put_key_frames(
 
 
 def _json_cell(cell: Cell) -> Cell:
-    """JSON has neither NaN nor infinity; such a cell stays empty."""
+    """Return a cell as JSON can hold it: without NaN and infinity, which become empty cells."""
     if isinstance(cell, float) and not math.isfinite(cell):
         return None
     return cell

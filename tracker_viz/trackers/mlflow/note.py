@@ -50,7 +50,7 @@ Row = Mapping[str, str]
 
 
 def is_noted(artifact: str) -> bool:
-    """Tell whether a file changes what the note says."""
+    """Return whether the note depends on a file."""
     suffix = posixpath.splitext(artifact)[1]
     at_root = "/" not in artifact and suffix in (*_ANIMATIONS, *_VIDEOS, *_PAGES)
     return at_root or artifact in (
@@ -176,12 +176,12 @@ def _margin(row: Row) -> float:
 
 
 def _by_margin(heads: Iterable[Row]) -> list[Row]:
-    """Heads that have a role, the clearest first."""
+    """Return the heads that have a role, the clearest first."""
     return sorted((row for row in heads if row["role"]), key=_margin, reverse=True)
 
 
 def _events(rows: Sequence[Row]) -> str:
-    """One line for each event, in the words of the film's captions."""
+    """Return one line for each event, in the words of the film's captions."""
     lines = [f"**{row['event']}** · {row['text']}" for row in rows[:MAX_EVENTS]]
     more = len(rows) - MAX_EVENTS
     if more > 0:
@@ -190,7 +190,7 @@ def _events(rows: Sequence[Row]) -> str:
 
 
 def _sentences(heads: Sequence[Row]) -> str:
-    """One line for each role that heads have, that of the clearest head first: the note of a run
+    """Return one line for each role that heads have, that of the clearest head first: for a run
     without a table of events."""
     by_role: dict[str, list[Row]] = {}
     for row in _by_margin(heads):
@@ -220,7 +220,7 @@ def _onset(row: Row) -> str:
 
 def _verdicts(verified: str) -> str:
     """Return what became of each role when its heads were taken out, at the last step that was
-    measured; empty where nothing is said."""
+    measured; empty where there are no verdicts."""
     try:
         by_step = parsed_object(verified, "verify.json")["sentences"]
         last_step = max(by_step, key=int)
@@ -264,7 +264,7 @@ def _table_line(cells: Sequence[str]) -> str:
 
 
 def _compared_table(runs: Sequence[Row]) -> str:
-    """The runs by their labels, with the figures that a comparison is about."""
+    """Return a table of the runs by their labels, with the figures that a comparison is about."""
     columns = ["run", "loss", "heads with a role"]
     shown: list[str] = []
     for name in runs[0]:

@@ -31,9 +31,7 @@ from tracker_viz.trackers.bounded import TooManyBytesError
 from tracker_viz.trackers.mlflow import logged, media, note, search, service
 from tracker_viz.trackers.mlflow.artifacts import ArtifactStore
 from tracker_viz.trackers.mlflow.errors import mlflow_errors
-from tracker_viz.trackers.mlflow.limits import (
-    MAX_TAG_CHARACTERS,
-)
+from tracker_viz.trackers.mlflow.limits import MAX_TAG_CHARACTERS
 from tracker_viz.trackers.mlflow.run_note import RunNote
 from tracker_viz.trackers.redaction import without_userinfo
 from tracker_viz.trackers.values import (

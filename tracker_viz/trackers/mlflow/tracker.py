@@ -85,7 +85,7 @@ class MlflowTracker(Tracker):
         if workspace:
             service.enter_workspace(workspace)
         self._workspace = service.current_workspace()
-        self._told_uri = service.absolute_uri(tracking_uri) if tracking_uri else None
+        self._given_uri = service.absolute_uri(tracking_uri) if tracking_uri else None
         self._uri, self._experiment, self._experiment_id = service.service_and_experiment(
             tracking_uri, experiment
         )
@@ -188,10 +188,10 @@ class MlflowTracker(Tracker):
         if active is None:
             return None
         fluent = service.absolute_uri(mlflow.get_tracking_uri())
-        if self._told_uri not in (None, fluent):
+        if self._given_uri not in (None, fluent):
             log.warning(
                 "the active MLflow run is in %s, not in %s: it is not joined",
-                *map(without_userinfo, (fluent, str(self._told_uri))),
+                *map(without_userinfo, (fluent, str(self._given_uri))),
             )
             return None
         return self._joined(active)
@@ -249,7 +249,7 @@ class MlflowTracker(Tracker):
         from tracker_viz.trackers.mlflow.run import MlflowRun
 
         # The run's object does not know its service; the fluent interface, which made it, does.
-        uri = self._told_uri or service.absolute_uri(mlflow.get_tracking_uri())
+        uri = self._given_uri or service.absolute_uri(mlflow.get_tracking_uri())
         client = service.client(uri)
         return MlflowRun(client, uri, live, ours=False, ui_url=self._ui_url)
 
@@ -287,10 +287,10 @@ def _ensure_experiment(client: mlflow.MlflowClient, name: str) -> str:
             if found is None:
                 raise
     if found.lifecycle_stage == "deleted":
+        restored = f"mlflow experiments restore --experiment-id {found.experiment_id}"
         raise TrackerError(
             f"the experiment {name!r} was deleted; choose another with experiment=..., or restore "
-            "it: "
-            f"mlflow experiments restore --experiment-id {found.experiment_id}"
+            f"it: {restored}"
         )
     return str(found.experiment_id)
 

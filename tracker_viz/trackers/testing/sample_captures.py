@@ -14,8 +14,8 @@ from tracker_viz.types import Capture, CapturePath
 def make_capture(
     step: int, *, seed: int = 0, size: int = 8, metrics: Mapping[str, float] | None = None
 ) -> Capture:
-    """A small capture whose contents depend on ``step`` and ``seed`` only. ``size``: side of its
-    attention maps."""
+    """Return a small capture whose contents depend on ``step`` and ``seed`` only. ``size``: side of
+    its attention maps."""
     if metrics is None:
         metrics = {"loss": 4.0 / (1 + step), "attn/induction_max": step / 1000}
     rng = np.random.default_rng([seed, step])
@@ -35,7 +35,7 @@ def make_capture(
 def write_captures(
     steps: range | list[int], directory: Path, *, seed: int = 0, size: int = 8
 ) -> list[CapturePath]:
-    """Capture files in ``directory``, as the spool would hand them to a tracker."""
+    """Write capture files into ``directory``, as the spool would hand them to a tracker."""
     captures = []
     for step in steps:
         capture = make_capture(step, seed=seed, size=size)

@@ -32,11 +32,14 @@ def find_sweep(service: WandbService, ref: RunRef) -> AgentSweep | None:
     try:
         with translated(service.base_url, ref):
             return AgentSweep(service, ref, service.api().sweep(ref.path))
+    # The client does not tell a sweep that is not there from a server that is away.
     except TrackerError:
         return None
 
 
 class AgentSweep(Run):
+    """The sweep, with the runs below it; writing to it and reading files from it is refused."""
+
     def __init__(self, service: WandbService, ref: RunRef, sweep: Any) -> None:
         self._service = service
         self._ref = ref
@@ -93,7 +96,7 @@ class AgentSweep(Run):
         self._refuse()
 
     def finish(self, state: RunState) -> None:
-        """Its agents end it."""
+        """Do nothing: its agents end it."""
 
     def _refuse(self) -> NoReturn:
         raise TrackerError(f"{self._ref} is a sweep of W&B's agent: it has runs, and no files")

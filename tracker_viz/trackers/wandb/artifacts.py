@@ -117,8 +117,8 @@ class CaptureUploads:
         """Upload captures, see ``base.Run.put_captures``; ``sdk_run`` is the client's run, open for
         writing."""
         chunk = frozenset(capture.ref for capture in captures)
-        # What an earlier call gave up waiting for is still under way: a second copy would only
-        # stand behind it in the queue.
+        # An upload that an earlier call gave up waiting for is still under way: a second copy would
+        # only wait in the queue after it.
         artifact = self._under_way.get((sdk_run, chunk))
         if artifact is None:
             artifact = capture_artifact(self._ref.path.rpartition("/")[2], captures)

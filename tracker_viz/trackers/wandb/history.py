@@ -178,9 +178,8 @@ class JoinedRows:
 
     def _pace(self) -> None:
         """Log points until closed, and after that as long as none has to wait."""
-        used_step: int | None = (
-            None  # the newest row of theirs that may carry a point of ours already
-        )
+        # The newest row of theirs that may carry a point of ours already
+        used_step: int | None = None
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -190,9 +189,8 @@ class JoinedRows:
                 self._run.log(self._waiting[0])
             elif self._run.step != used_step and self._run.step > 0:
                 self._run.log(self._waiting[0], commit=False)
-                used_step = (
-                    self._run.step
-                )  # read after it, because their loop may have gone on to another row meanwhile
+                # Read after it, because their loop may have gone on to another row meanwhile.
+                used_step = self._run.step
             else:
                 with self._changed:
                     if self._changed.wait_for(lambda: self._closed, POLL_S):
@@ -227,8 +225,8 @@ def loop_leaves_counting_to_wandb(sdk_run: Any) -> bool:
     ours may move the counter."""
     # The client notes it for its own statistics; there is no public way to ask.
     feature = getattr(getattr(sdk_run, "_telemetry_obj", None), "feature", None)
-    said_a_step = getattr(feature, "set_step_log", True)
-    return not said_a_step and sdk_run.step > 0
+    set_a_step = getattr(feature, "set_step_log", True)
+    return not set_a_step and sdk_run.step > 0
 
 
 def media_row(sdk_run: Any, key: str, media: Any, n_before: int = 0) -> dict[str, Any]:

@@ -22,9 +22,8 @@ from tracker_viz.trackers.wandb.snapshot import LISTED_AT_ONCE
 from tracker_viz.types import RunRef
 
 INPUTS = "inputs"
-AT_ONCE = (
-    8  # requests: a training that lasted for days has hundreds of versions, each a link of its own
-)
+# Requests: a training that lasted for days has hundreds of versions, each a link of its own.
+AT_ONCE = 8
 
 
 def link(service: WandbService, ref: RunRef, inputs: Sequence[RunRef]) -> None:
@@ -38,13 +37,12 @@ def link(service: WandbService, ref: RunRef, inputs: Sequence[RunRef]) -> None:
     wanted: dict[str, wandb.Artifact] = {}
     elsewhere: list[RunRef] = []
     for each in inputs:
+        if each == ref:
+            continue
         if each.scheme == "wandb":
             with suppress(RunNotFoundError):  # one of another server
-                wanted |= (
-                    {str(artifact.id): artifact for artifact in capture_versions(service, each)}
-                    if each != ref
-                    else {}
-                )
+                for artifact in capture_versions(service, each):
+                    wanted[str(artifact.id)] = artifact
                 continue
         elsewhere.append(each)
     _use(service, ref, wanted)

@@ -53,7 +53,7 @@ _NO_SUCH_RUN = re.compile(
     r"could not find (run|project)|run .* does not exist|project .* not found", re.IGNORECASE
 )
 
-# What the client's service process says of a line that breaks in the middle of a run's start; the
+# Messages of the client's service process when a line breaks in the middle of a run's start; the
 # error has no kind of its own.
 _BROKEN_LINE = re.compile(
     r"connection (reset|refused|closed)|broken pipe|unexpected EOF|i/o timeout", re.IGNORECASE
@@ -102,11 +102,9 @@ class WandbService:
         """Options that another process needs to reach the same server; empty for the public cloud,
         unless this machine is set to another server."""
         unasked = WandbService(None).base_url
-        return (
-            {}
-            if self.base_url == unasked == _default_url()
-            else {"base_url": without_userinfo(self.base_url)}
-        )
+        if self.base_url == unasked == _default_url():
+            return {}
+        return {"base_url": without_userinfo(self.base_url)}
 
     @property
     def mode(self) -> str:
@@ -251,8 +249,7 @@ def _as_ours(error: Exception, base_url: str, ref: RunRef | None) -> TrackerErro
             )
         return TransientTrackerError(f"{what} is away ({_brief(error)})")
     if isinstance(error, ServerResponseError):
-        # What ``check`` all but rules out: the server went away between its answer and the run's
-        # start.
+        # The server went away between its answer to ``check`` and the run's start.
         return TransientTrackerError(
             f"{what}: {_brief(error)}, in a start that failed; a new process can go on "
             "('tracker-viz push')"

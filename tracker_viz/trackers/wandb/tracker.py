@@ -258,11 +258,9 @@ class WandbTracker(Tracker):
         from tracker_viz.trackers.wandb import session
 
         active = wandb.run
-        return (
-            None
-            if active is None or active.disabled or session.is_finished(active)
-            else self.join(active)
-        )
+        if active is None or active.disabled or session.is_finished(active):
+            return None
+        return self.join(active)
 
     def join(self, live: Any) -> WandbRun:
         import wandb
