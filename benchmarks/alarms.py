@@ -1,39 +1,38 @@
-"""Measure when alarms ring: in healthy trainings, where each is a false one, and in trainings that
-are made unstable in five ways, where they should ring before the loss shows it.
+"""Measure when alarms are raised: in healthy training runs, and in runs that are made unstable.
 
-* ``learning rate``: from a third of the training on it grows by 5 % a step, and gradients are no
+    python benchmarks/alarms.py           # some minutes
+
+In healthy runs every alarm is a false one. In the others, alarms should come before the loss shows
+that something is wrong. Runs are made unstable in five ways:
+
+* ``learning rate``: from a third of the training on, it grows by 5 % a step, and gradients are no
   longer clipped;
-* ``duplicated data``: over 40 steps a growing share of each batch, in the end all of it, is one
-  and the same row, as where a shard holds one document over and over; 80 steps later the data are
-  as before;
-* ``noisy targets``: over 40 steps a growing share of the rows, in the end all, gets random targets;
-* ``poisoned batches``: from then on every batch is one random token over and over, at ten times the
-  learning rate;
-* ``overflow``: attention logits are computed in half precision, and from then on the weights of the
-  queries grow by 10 % a step, until a logit is infinite.
+* ``duplicated data``: over 40 steps, a growing share of each batch becomes one and the same row, as
+  if a shard held one document many times; 80 steps later the data are as before;
+* ``noisy targets``: over 40 steps, a growing share of the rows gets random targets;
+* ``poisoned batches``: every batch is one repeated random token, at ten times the learning rate;
+* ``overflow``: attention logits are computed in half precision, and the weights of the queries grow
+  by 10 % a step, until a logit is infinite.
 
-The loss shows it at the first step whose loss lies 1 nat above the median of the 20 before, or is
-no number. One capture in four steps on average, dense at the start.
+The loss shows it at the first step with a loss that is not finite, or 1 nat above the median of the
+20 steps before. One step in four is captured on average, more at the start.
 
-    python benchmarks/alarms.py           # some minutes; writes alarms.json and alarms.md beside
-    this file
+Writes alarms.json and alarms.md beside this file.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from measuring import options_parser, table, wrapped, write_results
 from torch import Tensor, nn
 
 from tracker_viz.capture import Schedule, make_probe, record
@@ -44,9 +43,8 @@ from tracker_viz.metrics import Alarm, Alarms, Scorer
 from tracker_viz.metrics.signals.alarms import PROBE_RISE
 from tracker_viz.types import Capture
 
-HERE = Path(__file__).parent
 STEPS, CAPTURES, BREAKS_AT = 240, 60, 80
-# Steps over which data go bad, and for which duplicates stay.
+# The number of steps over which data go bad, and for which duplicates stay.
 GOES_BAD, DUPLICATES_STAY = 40, 80
 KINDS = (
     "healthy",
@@ -56,55 +54,85 @@ KINDS = (
     "noisy targets",
     "poisoned batches",
 )
+PAGE = """
+# Alarms: how many steps before the loss
+
+Measured by `python benchmarks/alarms.py`. Its docstring describes how each training run is made
+unstable. The models have two blocks of four heads and train for {steps} steps, with about
+{captures} captures. Runs become unstable at step {breaks_at}.
+
+**False alarms:** {n_false} of {n_healthy} healthy runs had one, and {n_before} of {n_unstable}
+others had one before step {breaks_at}.
+
+{kinds}
+
+The columns give the median and the range over the runs. The probe's loss on text raises an alarm
+when it is {probe_rise} nats above its lowest value so far, in two captures in a row. In healthy
+runs it was at most {text_rise:.2f} nats above.
+
+Duplicated data make the training loss better, not worse. It jumps when other data come back. Noisy
+targets raise the loss by less than 1 nat in 20 steps, so this rule never sees it, but the curve
+shows it at the end. Batches of one token show in their own loss at about the time when the next
+capture is taken.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What happened in one training.
+    """What happened in one training run.
 
     Attributes:
         alarms: (step, kind) of each.
-        shown_at: the first step whose loss shows that something is wrong; None: none does.
-        text_rise: the most by which the probe's loss on text lay above its lowest before, at two
-            captures in a row.
+        shown_at: the first step whose loss shows that something is wrong, or None.
+        text_rise: the largest rise of the probe's loss on text above its lowest value before, at
+            two captures in a row.
     """
 
     kind: str
     seed: int
-    alarms: tuple[tuple[int, str], ...]
+    alarms: Sequence[tuple[int, str]]
     shown_at: int | None
     text_rise: float
 
     @property
+    def true_alarms(self) -> list[tuple[int, str]]:
+        """The alarms since the run became unstable."""
+        return [(step, kind) for step, kind in self.alarms if step >= BREAKS_AT]
+
+    @property
     def lead(self) -> int | None:
         """Steps from the first alarm to the loss that shows it; None without one of them."""
-        rung = [step for step, _ in self.alarms if step >= BREAKS_AT]
-        if not rung or self.shown_at is None:
+        if not self.true_alarms or self.shown_at is None:
             return None
-        return self.shown_at - rung[0]
+        return self.shown_at - self.true_alarms[0][0]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--healthy", type=int, default=20, help="healthy trainings")
-    parser.add_argument("--broken", type=int, default=3, help="trainings of each other kind")
+    parser = options_parser(__doc__)
+    parser.add_argument("--healthy", type=int, default=20, help="healthy training runs")
+    parser.add_argument("--broken", type=int, default=3, help="training runs of each other kind")
     options = parser.parse_args()
     torch.set_num_threads(1)
     trainings = []
     for kind in KINDS:
-        for seed in range(options.healthy if kind == "healthy" else options.broken):
+        n_seeds = options.broken
+        if kind == "healthy":
+            n_seeds = options.healthy
+        for seed in range(n_seeds):
             trainings.append(train(kind, seed))
             print(trainings[-1], flush=True)
+    settings = {
+        "steps": STEPS,
+        "captures": CAPTURES,
+        "breaks_at": BREAKS_AT,
+        "probe_rise": PROBE_RISE,
+    }
     described = [asdict(training) for training in trainings]
-    (HERE / "alarms.json").write_text(json.dumps(described, indent=1) + "\n")
-    (HERE / "alarms.md").write_text(report(trainings))
-    print(report(trainings))
+    write_results("alarms", settings | {"trainings": described}, report, options.output)
 
 
 def train(kind: str, seed: int) -> Training:
-    """Train a small decoder, and look at its captures as ``watch`` does."""
+    """Train a small decoder, and check its captures as ``watch`` does."""
     torch.manual_seed(seed)
     model = Decoder(
         ModelConfig(
@@ -121,21 +149,23 @@ def train(kind: str, seed: int) -> Training:
         token_range=SPAN_TOKENS,
         score_rows=1,
     )
-    scorer, alarms, rung, text = Scorer(), Alarms(), list[Alarm](), list[float]()
+    scorer, alarms = Scorer(), Alarms()
+    raised: list[Alarm] = []
+    text: list[float] = []
 
-    def look(capture: Capture) -> None:
+    def check(capture: Capture) -> None:
         scored = scorer(capture)
         text.append(scored.metrics.get("probe/loss_text", math.nan))
-        rung.extend(alarms(scored))
+        raised.extend(alarms(scored))
 
     schedule = Schedule.for_total(STEPS, CAPTURES)
     losses = []
-    recorder = record(model, probe, schedule, look, projections=["mlp.w_down"])
+    recorder = record(model, probe, schedule, check, projections=["mlp.w_down"])
     with half_precision_logits(kind == "overflow"), recorder:
         for step, loss in steps_of(model, mixture, kind):
             losses.append(loss)
             recorder.step(step, loss=loss)
-    found = tuple((alarm.step, alarm.kind) for alarm in rung)
+    found = tuple((alarm.step, alarm.kind) for alarm in raised)
     return Training(kind, seed, found, first_shown(losses), largest_rise(text))
 
 
@@ -146,18 +176,12 @@ def steps_of(model: Decoder, mixture: Mixture, kind: str) -> Iterator[tuple[int,
     for step in range(1, STEPS + 1):
         is_broken = step > BREAKS_AT and kind != "healthy"
         inputs, targets = mixture.batch()
+        spoil(inputs, targets, kind, step, document)
         rate = 1e-3 * min(1.0, step / 50)
         if is_broken and kind == "learning rate":
             rate *= 1.05 ** (step - BREAKS_AT)
         if is_broken and kind == "poisoned batches":
             rate *= 10
-            inputs = targets = torch.full_like(inputs, 1 + step % 200)
-        share = min(1.0, max(0, step - BREAKS_AT) / GOES_BAD)
-        n_bad = round(share * len(inputs))
-        if kind == "duplicated data" and step <= BREAKS_AT + DUPLICATES_STAY:
-            inputs[:n_bad], targets[:n_bad] = document
-        if kind == "noisy targets":
-            targets[:n_bad] = torch.randint(0, BOS, targets[:n_bad].shape)
         for group in optimizer.param_groups:
             group["lr"] = rate
 
@@ -174,7 +198,26 @@ def steps_of(model: Decoder, mixture: Mixture, kind: str) -> Iterator[tuple[int,
         yield step, float(loss.detach())
 
 
+def spoil(
+    inputs: Tensor, targets: Tensor, kind: str, step: int, document: tuple[Tensor, ...]
+) -> None:
+    """Change a batch in place to what a run of this kind sees at this step.
+
+    Args:
+        document: the inputs and targets of the row that is duplicated.
+    """
+    share = min(1.0, max(0, step - BREAKS_AT) / GOES_BAD)
+    n_bad = round(share * len(inputs))
+    if kind == "poisoned batches" and step > BREAKS_AT:
+        inputs[:] = targets[:] = 1 + step % 200
+    if kind == "duplicated data" and step <= BREAKS_AT + DUPLICATES_STAY:
+        inputs[:n_bad], targets[:n_bad] = document
+    if kind == "noisy targets":
+        targets[:n_bad] = torch.randint(0, BOS, targets[:n_bad].shape)
+
+
 def first_shown(losses: list[float]) -> int | None:
+    """Return the first step whose loss shows that something is wrong, or None."""
     for index in range(20, len(losses)):
         usual = statistics.median(losses[index - 20 : index])
         if not math.isfinite(losses[index]) or losses[index] > usual + 1:
@@ -183,18 +226,20 @@ def first_shown(losses: list[float]) -> int | None:
 
 
 def largest_rise(values: list[float]) -> float:
-    """Return by how much two values in a row lay above the lowest before them, at most."""
+    """Return by how much two values in a row were above the lowest before them, at most."""
     values = [value for value in values if math.isfinite(value)]
-    pairs = [
-        min(values[index - 1 : index + 1]) - min(values[:index]) for index in range(1, len(values))
-    ]
-    return max(pairs)
+    rises = []
+    for index in range(1, len(values)):
+        rises.append(min(values[index - 1], values[index]) - min(values[:index]))
+    return max(rises)
 
 
 @contextmanager
 def half_precision_logits(wanted: bool) -> Iterator[None]:
-    """Let the demo's attention compute its logits in half precision, where infinity begins at
-    65,504."""
+    """If wanted, compute the logits of the demo's attention in half precision.
+
+    Half precision is infinite from 65,504 on.
+    """
     own = F.scaled_dot_product_attention
 
     def attend(query: Tensor, key: Tensor, value: Tensor, **_options: Any) -> Tensor:
@@ -210,60 +255,49 @@ def half_precision_logits(wanted: bool) -> Iterator[None]:
         demo_model.F.scaled_dot_product_attention = own
 
 
-def report(trainings: list[Training]) -> str:
-    """Return the page of results."""
+def report(found: dict[str, Any]) -> str:
+    """Return the page of the results."""
+    trainings = [Training(**each) for each in found["trainings"]]
     healthy = [each for each in trainings if each.kind == "healthy"]
-    n_false = sum(bool(each.alarms) for each in healthy)
-    n_before = sum(
-        any(step < BREAKS_AT for step, _ in each.alarms)
-        for each in trainings
-        if each.kind != "healthy"
+    unstable = [each for each in trainings if each.kind != "healthy"]
+    rows = []
+    for kind in dict.fromkeys(each.kind for each in unstable):
+        rows.append(_row(kind, [each for each in unstable if each.kind == kind]))
+    return wrapped(
+        PAGE.format(
+            **found,
+            n_false=sum(bool(each.alarms) for each in healthy),
+            n_healthy=len(healthy),
+            n_before=sum(len(each.alarms) > len(each.true_alarms) for each in unstable),
+            n_unstable=len(unstable),
+            kinds=table(rows, text=("kinds of alarms, and in how many runs",)),
+            text_rise=max(each.text_rise for each in healthy),
+        )
     )
-    lines = [
-        "# Alarms: how many steps before the loss",
-        "",
-        "Written by `benchmarks/alarms.py`, whose docstring says how each training run is made",
-        f"unstable: two blocks of four heads, {STEPS} steps, unstable from step {BREAKS_AT} on,",
-        f"about {CAPTURES} captures.",
-        "",
-        f"**False alarms:** in {n_false} of {len(healthy)} healthy trainings, and before step "
-        f"{BREAKS_AT} in {n_before} of {len(trainings) - len(healthy)} others.",
-        "",
-        "| made unstable by | trainings | with an alarm | loss shows it at step | first alarm | "
-        "steps before the loss | kinds |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for kind in KINDS[1:]:
-        lines.append(_row(kind, [each for each in trainings if each.kind == kind]))
-    lines += [
-        "",
-        "The probe's loss on text lay at two captures in a row at most",
-        f"{max(each.text_rise for each in healthy):.2f} nats above its lowest in healthy "
-        f"trainings, and rings from {PROBE_RISE} on.",
-        "",
-        "Duplicated data make the training's loss better, not worse; it jumps when other data",
-        "come back. Noisy targets raise the loss by less than 1 nat in 20 steps, so that it never",
-        "shows by this rule: in the end it is 0.9 higher, which its curve tells. Batches of one",
-        "token show in their own loss about when the next capture is taken.",
-        "",
-    ]
-    return "\n".join(lines)
 
 
-def _row(kind: str, trainings: list[Training]) -> str:
-    rung = [each for each in trainings if any(step >= BREAKS_AT for step, _ in each.alarms)]
-    first = [min(step for step, _ in each.alarms if step >= BREAKS_AT) for each in rung]
+def _row(kind: str, trainings: list[Training]) -> dict[str, object]:
+    """Return the row of the table for one kind of unstable run."""
+    alarmed = [each for each in trainings if each.true_alarms]
+    first = [each.true_alarms[0][0] for each in alarmed]
     shown = [each.shown_at for each in trainings if each.shown_at is not None]
     leads = [each.lead for each in trainings if each.lead is not None]
-    kinds = Counter(name for each in rung for name in dict.fromkeys(n for _, n in each.alarms))
-    named = ", ".join(f"`{name}` {count}" for name, count in kinds.most_common())
-    return (
-        f"| {kind} | {len(trainings)} | {len(rung)} | {_range(shown)} | {_range(first)} | "
-        f"{_range(leads)} | {named} |"
-    )
+    counts = Counter(name for each in alarmed for name in dict.fromkeys(n for _, n in each.alarms))
+    return {
+        "made unstable by": kind,
+        "runs": len(trainings),
+        "with an alarm": len(alarmed),
+        "loss shows it at step": _range(shown),
+        "first alarm": _range(first),
+        "steps before the loss": _range(leads),
+        "kinds of alarms, and in how many runs": ", ".join(
+            f"`{name}` {count}" for name, count in counts.most_common()
+        ),
+    }
 
 
 def _range(values: list[int]) -> str:
+    """Return the median and the range."""
     if not values:
         return "never"
     return f"{statistics.median(values):g} ({min(values)} to {max(values)})"

@@ -1,24 +1,24 @@
-"""Measure how far a comparison can be trusted, on sweeps whose truth is known.
+"""Measure how far a comparison can be trusted, on sweeps whose outcome is known.
 
     python benchmarks/comparisons.py                 # about ten minutes on two cores
-    python benchmarks/comparisons.py --part seeds    # trains the demo, two seeds
+    python benchmarks/comparisons.py --part seeds    # trains the demo with two seeds
 
-chance: unrelated, permuted and early-stopped runs. tests: simulated sweeps without any effect and
-with one. seeds: two seeds of the demo, and each without its induction heads. Writes comparisons.md
-and comparisons.json beside this file.
+There are three parts. ``chance`` compares unrelated runs, and runs with copies that are permuted or
+stopped early. ``tests`` simulates sweeps with an effect and without any. ``seeds`` compares two
+seeds of the demo, and each with itself without its induction heads.
+
+Writes comparisons.json and comparisons.md beside this file.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import options_parser, read_results, table, wrapped, write_results
 
 from tracker_viz.comparison import (
     BEHAVIOR,
@@ -32,11 +32,46 @@ from tracker_viz.comparison import (
 )
 from tracker_viz.metrics import ROLES, ScoreSeries, head_roles
 
-HERE = Path(__file__).resolve().parent
 UNIFORM = {**dict.fromkeys(BEHAVIOR, 0.05), "entropy": 1.0}
 N_STEPS, EVERY = 20, 10
 HEADS = (4, 8, 16, 32, 64)
 PARTS = ("chance", "tests", "seeds")
+TITLE = """
+# Comparisons: what they say where the outcome is known
+
+Measured by `python benchmarks/comparisons.py`.
+"""
+CHANCE = """
+## Distances
+
+Distances between unrelated runs, whose heads take random roles at random steps, as a share of
+chance:
+
+{unrelated}
+
+The distance between a run and a copy whose heads are permuted within their blocks is at most
+{permuted_max:g}. The distance to a copy that was stopped early is at most {stopped_max:g}, and
+{stopped_matched_wrongly} heads are matched wrongly.
+"""
+TESTS = """
+## Settings and outcomes
+
+Share of {sweeps} simulated sweeps without any effect in which the first line that is printed has
+p < 0.05:
+
+{without}
+
+Share of sweeps of 30 runs in which a real effect is the first line, with p < 0.05:
+
+{effects}
+"""
+SEEDS = """
+## The demo
+
+Two seeds have a distance of {seeds:.3f}. With shuffled heads it is {chance:.3f}, and
+{percentile:.1%} of the shuffles are as close. Without their induction heads, the runs have a
+distance of {erased_words} from themselves.
+"""
 
 
 def random_run(
@@ -49,10 +84,10 @@ def random_run(
     loss: float = 2.0,
     later: int = 0,
 ) -> ComparedRun:
-    """A run whose heads take random roles at random captures.
+    """Return a run whose heads take random roles at random captures.
 
     Args:
-        later: captures by which its heads turn later.
+        later: how many captures later its heads turn.
     """
     captures = np.arange(N_STEPS)[:, None, None]
     heads = {}
@@ -70,7 +105,7 @@ def random_run(
 
 
 def chance_part() -> dict[str, Any]:
-    """Unrelated runs as a share of chance; permuted and early-stopped copies."""
+    """Measure unrelated runs as a share of chance, and permuted and early-stopped copies."""
     shares = {}
     for n_heads in HEADS:
         rng = np.random.default_rng(n_heads)
@@ -83,23 +118,24 @@ def chance_part() -> dict[str, Any]:
         print("unrelated runs,", n_heads, "heads a block:", shares[n_heads], flush=True)
 
     rng = np.random.default_rng(0)
-    permuted, stopped, wrong = [], [], 0
+    permuted, stopped, n_wrong = [], [], 0
     for _ in range(20):
         run = random_run("whole", rng, n_blocks=4, n_heads=8)
         permuted.append(distance(*behaviors([run, shuffled_in_blocks(run, rng)])))
         early = stopped_at(run, int(rng.integers(4, N_STEPS)))
         pair = behaviors([run, early])
         stopped.append(distance(*pair))
-        wrong += sum(first != second for first, second, _ in match_heads(*pair).pairs)
+        n_wrong += sum(first != second for first, second, _ in match_heads(*pair).pairs)
     return {
         "unrelated": shares,
         "permuted_max": max(permuted),
         "stopped_max": max(stopped),
-        "stopped_matched_wrongly": wrong,
+        "stopped_matched_wrongly": n_wrong,
     }
 
 
 def shuffled_in_blocks(run: ComparedRun, rng: np.random.Generator) -> ComparedRun:
+    """Return a run with its heads permuted within their blocks."""
     n_blocks, n_heads = run.series.shape
     order = np.stack([rng.permutation(n_heads) for _ in range(n_blocks)])
     heads = {
@@ -110,6 +146,7 @@ def shuffled_in_blocks(run: ComparedRun, rng: np.random.Generator) -> ComparedRu
 
 
 def stopped_at(run: ComparedRun, end: int) -> ComparedRun:
+    """Return a run with its first ``end`` captures alone."""
     series = run.series
     early = replace(
         series,
@@ -123,11 +160,11 @@ def stopped_at(run: ComparedRun, end: int) -> ComparedRun:
 def sweep_of(
     n_runs: int, n_settings: int, rng: np.random.Generator, *, loss_effect: float, later: int
 ) -> list[ComparedRun]:
-    """Runs of a sweep over settings of two values each, of which the first has the effects.
+    """Return the runs of a sweep over settings of two values each; the first setting has effects.
 
     Args:
         loss_effect: in standard deviations of the loss between runs.
-        later: captures by which heads turn later.
+        later: how many captures later heads turn.
     """
     settings = [rng.permutation(np.resize([0, 1], n_runs)) for _ in range(n_settings)]
     runs = []
@@ -142,12 +179,15 @@ def sweep_of(
 
 
 def found_in(runs: Sequence[ComparedRun]) -> tuple[float, str]:
-    """The corrected p-value of the first line that ``compare`` prints, and its setting."""
+    """Return the corrected p-value of the first line that ``compare`` prints, and its setting."""
     found = correlations(runs, run_table(runs))
-    return (found[0].p_value, found[0].setting) if found else (1.0, "")
+    if not found:
+        return 1.0, ""
+    return found[0].p_value, found[0].setting
 
 
 def tests_part(n_sweeps: int) -> dict[str, Any]:
+    """Count the sweeps in which an effect is found, where there is one and where there is none."""
     without = []
     for n_runs, n_settings in itertools.product((6, 8, 12, 30), (1, 2, 5)):
         rng = np.random.default_rng(100 * n_runs + n_settings)
@@ -170,10 +210,16 @@ def tests_part(n_sweeps: int) -> dict[str, Any]:
         described = {"settings": n_settings, "loss_effect": loss_effect, "later": later}
         with_effect.append(described | {"found": float(share)})
         print("effect:", with_effect[-1], flush=True)
-    return {"sweeps": n_sweeps, "without_effect": without, "with_effect": with_effect}
+    return {
+        "sweeps": n_sweeps,
+        "every": EVERY,
+        "without_effect": without,
+        "with_effect": with_effect,
+    }
 
 
 def seeds_part(steps: int) -> dict[str, Any]:
+    """Compare two seeds of the demo, and each with itself without its induction heads."""
     from train_demo import train_demo
 
     runs = []
@@ -191,7 +237,7 @@ def seeds_part(steps: int) -> dict[str, Any]:
 
 
 def without_induction(run: ComparedRun) -> ComparedRun:
-    """The run with uniform attention in place of the heads that end as induction heads."""
+    """Return the run with uniform attention in the heads that end as induction heads."""
     series = run.series
     induction = [role.name for role in ROLES].index("induction")
     is_lost = head_roles(series)[0][-1] == induction
@@ -202,83 +248,66 @@ def without_induction(run: ComparedRun) -> ComparedRun:
     return replace(run, name="erased", series=replace(series, heads=heads))
 
 
-def report(found: dict[str, Any]) -> Iterator[str]:
-    yield "# Comparisons: what they say where the truth is known"
-    yield ""
-    yield "Written by `python benchmarks/comparisons.py`."
+def report(found: dict[str, Any]) -> str:
+    """Return the page of the parts that were measured."""
+    text = TITLE
     if "chance" in found:
-        yield from _chance_report(found["chance"])
+        text += chance_report(found["chance"])
     if "tests" in found:
-        yield from _tests_report(found["tests"])
+        text += tests_report(found["tests"])
     if "seeds" in found:
-        yield from _seeds_report(found["seeds"])
+        erased = " and ".join(f"{value:.3f}" for value in found["seeds"]["erased"].values())
+        text += SEEDS.format(**found["seeds"], erased_words=erased)
+    return wrapped(text)
 
 
-def _chance_report(part: dict[str, Any]) -> Iterator[str]:
-    yield from ("", "## Distances", "")
-    yield "Unrelated runs (heads that take random roles at random steps) as a share of chance:"
-    yield from ("", "| heads a block | mean of the pairs | sd |", "|---|---|---|")
+def chance_report(part: dict[str, Any]) -> str:
+    rows = []
     for n_heads, share in part["unrelated"].items():
-        yield f"| {n_heads} | {share['mean']:.3f} | {share['sd']:.3f} |"
-    yield ""
-    yield (
-        f"Copies whose heads are permuted within their blocks: at most {part['permuted_max']:g}. "
-        f"Copies that were stopped early: at most {part['stopped_max']:g}, and "
-        f"{part['stopped_matched_wrongly']} heads matched wrongly."
-    )
+        row = {
+            "heads a block": n_heads,
+            "mean of the pairs": f"{share['mean']:.3f}",
+            "sd": f"{share['sd']:.3f}",
+        }
+        rows.append(row)
+    return CHANCE.format(**(part | {"unrelated": table(rows)}))
 
 
-def _tests_report(part: dict[str, Any]) -> Iterator[str]:
-    yield from ("", "## Settings and outcomes", "")
-    yield (
-        f"Share of {part['sweeps']} simulated sweeps without any effect in which the first line "
-        "that is printed has p < 0.05:"
-    )
-    yield from ("", "| runs | 1 setting | 2 settings | 5 settings |", "|---|---|---|---|")
-    rows: dict[int, list[str]] = {}
+def tests_report(part: dict[str, Any]) -> str:
+    by_runs: dict[int, dict[str, object]] = {}
     for each in part["without_effect"]:
-        rows.setdefault(each["runs"], []).append(f"{each['significant']:.1%}")
-    for n_runs, shares in rows.items():
-        yield f"| {n_runs} | {' | '.join(shares)} |"
-    yield ""
-    yield "Share of sweeps of 30 runs in which a real effect is the first line, with p < 0.05:"
-    yield from ("", "| effect between the two values of a setting | settings | found |")
-    yield "|---|---|---|"
+        row = by_runs.setdefault(each["runs"], {"runs": each["runs"]})
+        row[f"settings: {each['settings']}"] = f"{each['significant']:.1%}"
+    effects = []
     for each in part["with_effect"]:
-        effect = f"heads turn {EVERY * each['later']} steps later"
+        effect = f"heads turn {part['every'] * each['later']} steps later"
         if each["loss_effect"]:
             effect = f"the loss differs by {each['loss_effect']:g} standard deviation"
-        yield f"| {effect} | {each['settings']} | {each['found']:.0%} |"
-
-
-def _seeds_report(part: dict[str, Any]) -> Iterator[str]:
-    yield from ("", "## The demo", "")
-    yield (
-        f"Two seeds: {part['seeds']:.3f} apart; shuffled heads {part['chance']:.3f}, of which "
-        f"{part['percentile']:.1%} are as close. Without its induction heads a run is "
-        f"{' and '.join(f'{value:.3f}' for value in part['erased'].values())} from itself."
-    )
+        row = {
+            "effect between the two values of a setting": effect,
+            "settings": each["settings"],
+            "found": f"{each['found']:.0%}",
+        }
+        effects.append(row)
+    without = table(list(by_runs.values()))
+    return TESTS.format(sweeps=part["sweeps"], without=without, effects=table(effects))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--part", choices=PARTS, help="one of the parts; by default all")
     parser.add_argument("--sweeps", type=int, default=300, help="simulated sweeps of each kind")
-    parser.add_argument("--steps", type=int, default=1000, help="of the demo's trainings")
+    parser.add_argument("--steps", type=int, default=1000, help="of the demo's training runs")
     options = parser.parse_args()
 
-    output = HERE / "comparisons.json"
-    found = json.loads(output.read_text()) if output.is_file() else {}
+    found = read_results("comparisons", options.output)
     if options.part in (None, "chance"):
         found["chance"] = chance_part()
     if options.part in (None, "tests"):
         found["tests"] = tests_part(options.sweeps)
     if options.part in (None, "seeds"):
         found["seeds"] = seeds_part(options.steps)
-    text = json.dumps(found, indent=1, default=float)
-    output.write_text(text + "\n")
-    lines = report(json.loads(text))
-    (HERE / "comparisons.md").write_text("\n".join([*lines, ""]))
+    write_results("comparisons", found, report, options.output)
 
 
 if __name__ == "__main__":

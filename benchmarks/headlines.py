@@ -1,74 +1,84 @@
-"""Put the figures that README and docs quote into one table, from what the other benchmarks wrote.
+"""Collect the figures that README and docs quote, from what the other benchmarks found.
 
-    python benchmarks/headlines.py       # some milliseconds; ``make benchmarks`` runs it last
+    python benchmarks/headlines.py       # takes milliseconds; `make benchmarks` runs it last
 
-Writes headlines.json and headlines.md beside this file, and prints the table. A figure whose
+Writes headlines.json and headlines.md beside this file, and prints the page. A figure whose
 benchmark has not run yet is left out, and named.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
 import platform
 import statistics
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+from measuring import options_parser, read_results, table, wrapped, write_results
+
+from tracker_viz.cores import usable_cores
+
 BEST_LOOP = "seaborn loop, no bars, whole-figure draws suppressed"
+PAGE = """
+# Headline figures
+
+Collected by `python benchmarks/headlines.py` from what the other benchmarks measured, on {cores}
+cores ({machine}, Python {python}). Ratios use medians over the rounds of a benchmark. Times are
+processor times, except for how long an upload blocks the training thread.
+
+{figures}
+"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Headline:
     """One figure.
 
     Attributes:
         name: how the documentation's tests find it.
-        says: what it is, in words.
-        measured_by: the benchmark, without ``.py``; it writes a file of the same name.
-        value: the figure, from what that file holds.
+        meaning: what it is, in words.
+        measured_by: the benchmark, without ``.py``; its results have the same name.
+        value: the figure, from these results.
         form: how it is printed.
     """
 
     name: str
-    says: str
+    meaning: str
     measured_by: str
-    value: Callable[[Any], float]
+    value: Callable[[dict[str, Any]], float]
     form: str = "{:.1f} x"
 
 
-def render_command(way: str) -> Callable[[Any], float]:
+def render_command(way: str) -> Callable[[dict[str, Any]], float]:
     """Return the whole command's processor time over that of encoding its frames alone."""
 
-    def ratio(found: Any) -> float:
+    def ratio(found: dict[str, Any]) -> float:
         rounds = zip(found["whole"][way], found["whole"]["encoding alone"], strict=True)
         return statistics.median(whole / encoding for whole, encoding in rounds)
 
     return ratio
 
 
-def drawing(found: Any) -> float:
+def drawing(found: dict[str, Any]) -> float:
     """Return the processor time of the best loop over seaborn's own calls over ours, end to end."""
     taken = found["cpu_seconds_a_frame"]
     loop, ours = taken[BEST_LOOP], taken["tracker_viz, end to end"]
     return statistics.median(loop) / statistics.median(ours)
 
 
-def blocked(found: Any) -> float:
-    """Return the median of what one upload blocks training, by the client over by the outbox."""
+def blocked(found: dict[str, Any]) -> float:
+    """Return how long one upload blocks training: the client's median over the outbox's."""
     ways = found["places"]["server"]
     plain, ours = ways["on the training thread"], ways["through the outbox"]
     return plain["blocked_median_ms"] / ours["blocked_median_ms"]
 
 
-def growing(found: Any) -> float:
-    """Return what one capture costs in a version of a film of 10,000 captures, over one of 128,
-    from which on as many captures stand for the history of the run."""
-    cost_s = {row["captures"]: row["per_capture_s"] for row in found}
+def growing(found: dict[str, Any]) -> float:
+    """Return what a new capture costs in a film of 10,000 captures, over one of 128.
+
+    From 128 captures on, equally many of them stand for the history of the run.
+    """
+    cost_s = {row["captures"]: row["per_capture_s"] for row in found["versions"]}
     return cost_s[10_000] / cost_s[128]
 
 
@@ -77,7 +87,7 @@ HEADLINES = (
         "capture",
         "processor time of the captures of a 10,000-step training run, as a share of it",
         "capture",
-        lambda found: found["tracker_viz"]["of_default_training"],
+        lambda found: found["compared"]["ways"]["tracker_viz"]["of_default_training"],
         "{:.2%}",
     ),
     Headline(
@@ -89,7 +99,7 @@ HEADLINES = (
     ),
     Headline(
         "blocked",
-        "what one upload blocks the training thread: MLflow's client over the outbox",
+        "how long one upload blocks the training thread: MLflow's client over the outbox",
         "trackers",
         blocked,
         "{:,.0f} x",
@@ -128,7 +138,7 @@ HEADLINES = (
     ),
     Headline(
         "sweep",
-        "rendering a sweep of 16 runs: rate per core, of one run on one core, by processor time",
+        "rendering a sweep of 16 runs: rate per core, over that of one run on one core",
         "sweep",
         lambda found: found["render"]["rate_by_processor_time"],
         "{:.2f} x",
@@ -149,46 +159,47 @@ HEADLINES = (
 )
 
 
-def measured_on(file: Path) -> str:
-    """Return the day on which a file was committed; of one that was not, on which it was written:
-    a checkout gives all of them the same time."""
-    changed = ("git", "status", "--porcelain", "--", file.name)
-    committed = ("git", "log", "-1", "--format=%cs", "--", file.name)
-    said = [
-        subprocess.run(words, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
-        for words in (changed, committed)
-    ]
-    written = datetime.date.fromtimestamp(file.stat().st_mtime).isoformat()
-    return written if said[0] else said[1]
-
-
 def main() -> None:
-    found: dict[str, dict[str, Any]] = {}
-    lines = ["| what | figure | measured by | on |", "|---|---|---|---|"]
-    for headline in HEADLINES:
-        file = HERE / f"{headline.measured_by}.json"
-        if not file.is_file():
-            print(
-                f"not measured yet: {headline.says} (python benchmarks/{headline.measured_by}.py)"
-            )
-            continue
-        value = headline.value(json.loads(file.read_text()))
-        shown = headline.form.format(value)
-        day = measured_on(file)
-        lines.append(
-            f"| {headline.says} | {shown} | `benchmarks/{headline.measured_by}.py` | {day} |"
-        )
-        found[headline.name] = {"value": value, "shown": shown, "day": day}
+    options = options_parser(__doc__).parse_args()
+    machine = {
+        "cores": usable_cores(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
+    write_results("headlines", machine | {"figures": figures()}, report, options.output)
 
-    table = "\n".join(lines)
-    print(table)
-    machine = f"{platform.machine()}, Python {platform.python_version()}"
-    (HERE / "headlines.json").write_text(json.dumps(found, indent=1) + "\n")
-    (HERE / "headlines.md").write_text(
-        "# Headline figures\n\nWritten by `python benchmarks/headlines.py` from what the other "
-        f"benchmarks measured, on two cores ({machine}).\nRatios are of medians, by processor time "
-        f"where nothing else is said.\n\n{table}\n"
-    )
+
+def figures() -> dict[str, dict[str, Any]]:
+    """Return every headline whose benchmark has results: its value, its text and its day."""
+    found = {}
+    for headline in HEADLINES:
+        results = read_results(headline.measured_by)
+        if not results:
+            script = f"benchmarks/{headline.measured_by}.py"
+            print(f"Not measured yet: {headline.meaning} (python {script})")
+            continue
+        value = headline.value(results)
+        shown = headline.form.format(value)
+        found[headline.name] = {"value": value, "shown": shown, "day": results["day"]}
+    return found
+
+
+def report(found: dict[str, Any]) -> str:
+    """Return the page of the headline figures."""
+    rows = []
+    for headline in HEADLINES:
+        figure = found["figures"].get(headline.name)
+        if figure is None:
+            continue
+        row = {
+            "what": headline.meaning,
+            "figure": figure["shown"],
+            "measured by": f"`benchmarks/{headline.measured_by}.py`",
+            "on": figure["day"],
+        }
+        rows.append(row)
+    figures_table = table(rows, text=("measured by", "on"))
+    return wrapped(PAGE.format(**(found | {"figures": figures_table})))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""Measure what a training pays for the previews that are drawn beside it: the same training on two
-threads with and without ``preview=``, in pairs, by turns.
+"""Measure what a training run pays for the previews that are drawn beside it.
 
     python benchmarks/preview.py [--pairs 6] [--steps 400]
 
-Writes preview.json and preview.md beside this file. Trainings are processes of their own; the
-demo's model and data, a capture every ten steps, a version as soon as the one before is there: far
-more than a training of hours asks for. Processor time is counted beside time by the clock, because
-the machine may have other work.
+Trains the demo's model in pairs of processes, with and without ``preview=``; which of the two is
+first changes from pair to pair. A capture is taken every ten steps, and the next version of the
+film begins once the last one is done: far more than a run of hours asks for. Processor time is
+measured besides the time by the clock, because the machine may have other work.
+
+Writes preview.json and preview.md beside this file.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -24,20 +24,56 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from measuring import options_parser, table, wrapped, write_results
 
-import tracker_viz as tv
-from tracker_viz.demo.data import BOS, SPAN_TOKENS, VOCAB_SIZE, DataConfig, Mixture
-from tracker_viz.demo.model import Decoder, ModelConfig
+from tracker_viz.cores import usable_cores
 
-HERE = Path(__file__).resolve().parent
 THREADS, EVERY, BATCH_SIZE = 2, 10, 16
 PREVIEW = "0s"
+PAGE = """
+# Previews beside a training run
+
+Measured by `python benchmarks/preview.py`: {n_pairs} pairs of training runs of {steps} steps on
+{threads} threads and {cores} cores, with `preview={preview!r}` and without it. A capture is taken
+every {every} steps. The speeds are ratios, with previews over without, and medians over the
+pairs.
+
+{figures}
+"""
+
+
+def main() -> None:
+    parser = options_parser(__doc__)
+    parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--train", choices=["with", "without"], help="used for each training run")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="preview-") as directory:
+        if options.train:
+            preview = PREVIEW if options.train == "with" else None
+            print(json.dumps(train(Path(directory) / "spool", options.steps, preview)))
+            return
+        os.environ["TRACKER_VIZ_CACHE"] = f"{directory}/cache"
+        pairs = [train_pair(number, options.steps, directory) for number in range(options.pairs)]
+    settings = {
+        "steps": options.steps,
+        "threads": THREADS,
+        "cores": usable_cores(),
+        "every": EVERY,
+        "preview": PREVIEW,
+    }
+    write_results("preview", settings | {"pairs": pairs} | summary(pairs), report, options.output)
 
 
 def train(spool: Path, n_steps: int, preview: str | None) -> dict[str, Any]:
-    """Train, and return what it took; the first step and the last one end the measure."""
+    """Train, and return what it took from the first step to the last."""
+    import torch
+    from torch import nn
+
+    import tracker_viz as tv
+    from tracker_viz.demo.data import BOS, SPAN_TOKENS, VOCAB_SIZE, DataConfig, Mixture
+    from tracker_viz.demo.model import Decoder, ModelConfig
+
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     model = Decoder(ModelConfig(vocab_size=VOCAB_SIZE))
@@ -66,7 +102,7 @@ def train(spool: Path, n_steps: int, preview: str | None) -> dict[str, Any]:
             watcher.step(step, loss=loss)
         took_s, used_s = time.perf_counter() - began, time.process_time() - used
         n_versions = watcher._preview.n_put if watcher._preview else 0
-    # The one process that this one had is that of the previews, killed by now.
+    # The only child of this process drew the previews, and has ended by now.
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "losses": hashlib.sha256(json.dumps(losses).encode()).hexdigest(),
@@ -78,28 +114,11 @@ def train(spool: Path, n_steps: int, preview: str | None) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--train", choices=["with", "without"])
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="preview-") as directory:
-        if options.train:
-            preview = PREVIEW if options.train == "with" else None
-            print(json.dumps(train(Path(directory) / "spool", options.steps, preview)))
-            return
-        os.environ["TRACKER_VIZ_CACHE"] = f"{directory}/cache"
-        pairs = [measured(number, options.steps, directory) for number in range(options.pairs)]
-    found = {"steps": options.steps, "pairs": pairs} | summary(pairs)
-    (HERE / "preview.json").write_text(json.dumps(found, indent=1) + "\n")
-    (HERE / "preview.md").write_text(table(found))
-    print(table(found))
-
-
-def measured(number: int, n_steps: int, directory: str) -> dict[str, dict[str, Any]]:
+def train_pair(number: int, n_steps: int, directory: str) -> dict[str, dict[str, Any]]:
     """Train once each way; which one is first changes from pair to pair."""
-    ways = ["with", "without"] if number % 2 else ["without", "with"]
+    ways = ["without", "with"]
+    if number % 2:
+        ways.reverse()
     pair = {}
     for way in ways:
         command = [sys.executable, __file__, "--train", way, "--steps", str(n_steps)]
@@ -115,37 +134,31 @@ def summary(pairs: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     def ratio(name: str) -> float:
         return statistics.median(pair["with"][name] / pair["without"][name] for pair in pairs)
 
-    shares = [each["with"]["preview_processor_s"] / each["with"]["processor_s"] for each in pairs]
+    previewed = [pair["with"] for pair in pairs]
+    shares = [each["preview_processor_s"] / each["processor_s"] for each in previewed]
+    losses = {each["losses"] for pair in pairs for each in pair.values()}
     return {
-        "same_losses": len({each["losses"] for pair in pairs for each in pair.values()}) == 1,
+        "same_losses": len(losses) == 1,
         "speed_by_the_clock": ratio("steps_per_s"),
         "speed_by_processor_time": ratio("steps_per_processor_s"),
         "preview_share": statistics.median(shares),
-        "versions": statistics.median(pair["with"]["versions"] for pair in pairs),
+        "versions": statistics.median(each["versions"] for each in previewed),
     }
 
 
-def table(found: dict[str, Any]) -> str:
-    lines = [
-        "# Previews beside a training",
-        "",
-        f"`python benchmarks/preview.py`: {len(found['pairs'])} pairs of trainings of "
-        f"{found['steps']} steps on {THREADS} threads and two cores,",
-        f"with `preview={PREVIEW!r}` and without it, by turns; a capture every {EVERY} steps. "
-        "Medians; with over without.",
-        "",
-        "| what | |",
-        "|---|---:|",
-        f"| losses are the same to the bit | {'yes' if found['same_losses'] else 'no'} |",
-        f"| steps per second of the training's processor time | "
-        f"{found['speed_by_processor_time']:.3f} |",
-        f"| steps per second by the clock | {found['speed_by_the_clock']:.3f} |",
-        f"| processor time of the previews, of the training's | {found['preview_share']:.1%} |",
-        f"| versions that came meanwhile | {found['versions']:.0f} |",
-        "",
-        *([found["note"], ""] if "note" in found else []),  # added by hand
-    ]
-    return "\n".join(lines)
+def report(found: dict[str, Any]) -> str:
+    """Return the page of the results."""
+    figures = {
+        "losses are the same to the bit": "yes" if found["same_losses"] else "no",
+        "steps per second of the training's own processor time": (
+            f"{found['speed_by_processor_time']:.3f}"
+        ),
+        "steps per second by the clock": f"{found['speed_by_the_clock']:.3f}",
+        "processor time of the previews over that of the training": f"{found['preview_share']:.1%}",
+        "versions of the film while it trained": f"{found['versions']:.0f}",
+    }
+    rows = [{"what": what, "figure": figure} for what, figure in figures.items()]
+    return wrapped(PAGE.format(**found, n_pairs=len(found["pairs"]), figures=table(rows)))
 
 
 if __name__ == "__main__":

@@ -1,28 +1,29 @@
-"""Measure how many hidden rows of the probe are worth their price: the cost of a capture with 0, 2,
-4 and 8 of each kind, and how steady the onset of a role is over draws of the probe.
+"""Measure what hidden rows of the probe cost, and how much steadier they make onsets.
+
+    python benchmarks/score_rows.py        # some minutes
+
+Compares 0, 2, 4 and 8 hidden rows of each kind.
 
 * Cost: milliseconds of processor time of one capture on the training thread, and of scoring and
   cutting it, for the demo's model and for GPT-2's shape.
-* Stability: one training of the demo, on 24 rows of three periods and 24 of text, each scored on
-  its own every 5 steps. A probe is a draw of these rows; the onset is the first capture at which
-  the strongest head's mean over the draw reaches 0.3.
+* Stability: one training of the demo, with 24 rows of three periods and 24 rows of text, each
+  scored on its own every 5 steps. A probe is a draw of these rows. The onset of a role is the first
+  capture at which the strongest head's mean over the draw reaches 0.3.
 
-    python benchmarks/score_rows.py        # some minutes; writes score_rows.json and score_rows.md
+Writes score_rows.json and score_rows.md beside this file.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from measuring import options_parser, read_results, table, timed, wrapped, write_results
 
 from tracker_viz.capture import Probe, Schedule, fit, make_probe, record
 from tracker_viz.demo.data import BOS, SPAN_TOKENS, VOCAB_SIZE, DataConfig, Mixture
@@ -33,47 +34,57 @@ from tracker_viz.metrics.probe_rows import probe_rows
 from tracker_viz.metrics.scorer import patterns_of
 from tracker_viz.types import Capture
 
-HERE = Path(__file__).parent
 COUNTS = (0, 2, 4, 8)
 DRAWS, EVERY, ENTER = 200, 5, 0.3
 POOL = 24
-# Role -> the score of one row that says it, and the kind of row.
+# Role -> the score of a row that shows it, and the kind of row.
 MEASURED = {
     "previous token, repeats": ("previous_token", "repeated"),
     "previous token, text": ("previous_token", "text"),
     "current token, text": ("current_token", "text"),
     "induction": ("induction", "repeated"),
 }
+PAGE = """
+# Hidden rows of the probe: what they cost, and what they bring
+
+Measured by `python benchmarks/score_rows.py`. The first table has the processor time of one capture
+in milliseconds: on the training thread, plus for scoring and cutting it beside training.
+
+{costs}
+
+The second table has the standard deviation, in training steps, of the onset of a role's strongest
+head over {draws} draws of the probe. It is measured in one training of the demo, with a capture
+every {every} steps. The onset is the first capture with a score of {enter}.
+
+{onsets}
+"""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_parser(__doc__)
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", choices=("cost", "stability"))
+    parser.add_argument("--only", choices=("cost", "stability"), help="keep what the other found")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    file = HERE / "score_rows.json"
-    found = json.loads(file.read_text()) if file.exists() else {}
+    found = read_results("score_rows", options.output)
     if options.only != "stability":
         found["cost_ms"] = costs(options.repeats)
     if options.only != "cost":
+        found |= {"draws": DRAWS, "every": EVERY, "enter": ENTER}
         found["stability"] = stability(options.steps)
-    file.write_text(json.dumps(found, indent=1) + "\n")
-    (HERE / "score_rows.md").write_text(page(found))
-    print(page(found))
+    write_results("score_rows", found, report, options.output)
 
 
 # -- cost
 
 
 def costs(repeats: int) -> dict[str, dict[int, dict[str, float]]]:
+    """Return the cost of a capture by model and by the number of hidden rows of each kind."""
     found: dict[str, dict[int, dict[str, float]]] = {}
     for name, make in (("demo", demo_model), ("GPT-2, 124M", gpt2)):
         model, vocabulary, length = make()
-        logging.getLogger("tracker_viz").setLevel(logging.ERROR)  # what it found, at every look
+        logging.getLogger("tracker_viz").setLevel(logging.ERROR)  # it would log what it finds
         found[name] = {}
         for count in COUNTS:
             text = torch.arange((1 + count) * length) % vocabulary
@@ -84,17 +95,20 @@ def costs(repeats: int) -> dict[str, dict[int, dict[str, float]]]:
 
 
 def demo_model() -> tuple[torch.nn.Module, int, int]:
+    """Return the demo's model, the size of its vocabulary and the length of its probe."""
     config = ModelConfig(vocab_size=VOCAB_SIZE)
     return Decoder(config), VOCAB_SIZE, config.context_length
 
 
 def gpt2() -> tuple[torch.nn.Module, int, int]:
+    """Return a model of GPT-2's shape, the size of its vocabulary and the length of its probe."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     return GPT2LMHeadModel(GPT2Config()), 50257, 128
 
 
 def cost(model: torch.nn.Module, probe: Probe, repeats: int) -> dict[str, float]:
+    """Return the milliseconds of one capture, and of scoring and cutting it."""
     captures: list[Capture] = []
     recorder = record(model, probe, Schedule.every(1), captures.append)
     taken = median_ms(repeats, lambda step: recorder.step(1 + step))
@@ -104,35 +118,18 @@ def cost(model: torch.nn.Module, probe: Probe, repeats: int) -> dict[str, float]
 
 
 def median_ms(repeats: int, work: Callable[[int], object]) -> float:
-    taken = []
-    for turn in range(repeats):
-        started = time.process_time()
-        work(turn)
-        taken.append(1000 * (time.process_time() - started))
-    return statistics.median(taken)
+    """Return the median processor time of ``work``, which is given the number of the call."""
+    taken = [timed(partial(work, turn)).processor_s for turn in range(repeats)]
+    return 1000 * statistics.median(taken)
 
 
 # -- stability
 
 
 def stability(steps: int) -> dict[str, Any]:
-    torch.manual_seed(0)
-    model = Decoder(ModelConfig(vocab_size=VOCAB_SIZE))
-    length = model.config.context_length
-    training = TrainerConfig(steps=steps, checkpoint_every=0, device="cpu")
-    mixture = Mixture(DataConfig(), length, batch_size=training.batch_size, seed=0)
-    text = mixture.probe_text(POOL)
-    probe = make_probe(
-        VOCAB_SIZE, length, text_ids=text, bos_id=BOS, token_range=SPAN_TOKENS, score_rows=POOL - 1
-    )
+    """Return how steady the onset of each role's strongest head is over draws of the probe."""
+    probe, series = train_with_many_rows(steps)
     rows = probe_rows(probe.description())
-    of_rows: list[dict[str, np.ndarray]] = []
-    schedule = Schedule.every(EVERY, total_steps=steps)
-    with record(model, probe, schedule, lambda each: of_rows.append(row_scores(each))) as recorder:
-        Trainer(model, mixture, training).fit(
-            recorder, save=lambda state, step: None, progress=False
-        )
-    series = {name: np.stack([each[name] for each in of_rows]) for name in of_rows[0]}
     kinds = np.array([row.kind for row in rows])
     periods = np.array([row.period for row in rows])
     rng = np.random.default_rng(0)
@@ -152,32 +149,53 @@ def stability(steps: int) -> dict[str, Any]:
     return found
 
 
+def train_with_many_rows(steps: int) -> tuple[Probe, dict[str, np.ndarray]]:
+    """Train the demo; return the probe, and score -> values [capture, block, head, row]."""
+    torch.manual_seed(0)
+    model = Decoder(ModelConfig(vocab_size=VOCAB_SIZE))
+    length = model.config.context_length
+    training = TrainerConfig(steps=steps, checkpoint_every=0, device="cpu")
+    mixture = Mixture(DataConfig(), length, batch_size=training.batch_size, seed=0)
+    text = mixture.probe_text(POOL)
+    probe = make_probe(
+        VOCAB_SIZE, length, text_ids=text, bos_id=BOS, token_range=SPAN_TOKENS, score_rows=POOL - 1
+    )
+    captured: list[dict[str, np.ndarray]] = []
+    schedule = Schedule.every(EVERY, total_steps=steps)
+    with record(model, probe, schedule, lambda each: captured.append(row_scores(each))) as recorder:
+        trainer = Trainer(model, mixture, training)
+        trainer.fit(recorder, save=lambda state, step: None, progress=False)
+    return probe, {name: np.stack([each[name] for each in captured]) for name in captured[0]}
+
+
 def row_scores(capture: Capture) -> dict[str, np.ndarray]:
-    """Score -> [block, head, row]; NaN on rows that it is not measured on."""
+    """Return score -> values [block, head, row]; NaN on rows where a score is not measured."""
     rows = probe_rows(capture.probe)
-    patterns = patterns_of(capture)
     found = {}
     for name in sorted({score for score, _ in MEASURED.values()}):
-        score = HEAD_SCORES[name]
-        found[name] = np.array(
-            [
-                [
-                    score.measure(attention.astype(np.float32), row)
-                    if row in score.measured_on(rows)
-                    else np.full(attention.shape[0], np.nan)
-                    for attention, row in zip(pattern, rows, strict=True)
-                ]
-                for pattern in patterns.values()
-            ]
-        ).swapaxes(1, 2)
+        measured_on = HEAD_SCORES[name].measured_on(rows)
+        by_block = []
+        for pattern in patterns_of(capture).values():
+            values = np.full((pattern.shape[1], len(rows)), np.nan)
+            for number, (attention, row) in enumerate(zip(pattern, rows, strict=True)):
+                if row in measured_on:
+                    attention = attention.astype(np.float32)
+                    values[:, number] = HEAD_SCORES[name].measure(attention, row)
+            by_block.append(values)
+        found[name] = np.stack(by_block)
     return found
 
 
 def spread(
     values: np.ndarray, periods: np.ndarray, count: int, rng: np.random.Generator
 ) -> float | None:
-    """Standard deviation, in steps, of the onset over draws of ``1 + count`` rows [capture, row],
-    with the periods in turn as ``make_probe`` has them."""
+    """Return the standard deviation of the onset, in steps, over draws of rows.
+
+    Args:
+        values: scores [capture, row] of one head.
+        periods: of each row; a draw takes the periods in turn, as ``make_probe`` does.
+        count: hidden rows of a draw, which has one more.
+    """
     onsets = []
     for _ in range(DRAWS):
         chosen = rows_in_turn(periods, 1 + count, rng)
@@ -189,41 +207,32 @@ def spread(
 
 
 def rows_in_turn(periods: np.ndarray, count: int, rng: np.random.Generator) -> list[int]:
-    by_period = [
-        list(rng.permutation(np.flatnonzero(periods == each))) for each in np.unique(periods)
-    ]
+    """Draw ``count`` different rows, with their periods in turn."""
+    by_period = []
+    for period in np.unique(periods):
+        by_period.append(list(rng.permutation(np.flatnonzero(periods == period))))
     return [int(by_period[turn % len(by_period)].pop()) for turn in range(count)]
 
 
 # -- page
 
 
-def page(found: dict[str, Any]) -> str:
-    lines = [
-        "# What hidden rows of the probe cost, and what they bring",
-        "",
-        "Made by `python benchmarks/score_rows.py`. Milliseconds of processor time of one capture:",
-        "on the training thread, and for scoring and cutting it beside training.",
-        "",
-        "| model | " + " | ".join(f"{count} of each kind" for count in COUNTS) + " |",
-        "|---|" + "---|" * len(COUNTS),
-    ]
-    for name, of_model in found["cost_ms"].items():
-        cells = [f"{each['capture']:.0f} + {each['score']:.0f}" for each in of_model.values()]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "Standard deviation, in training steps, of the onset of a role's strongest head over",
-        f"{DRAWS} draws of the probe (one training of the demo, a capture every {EVERY} steps, at",
-        f"{ENTER}):",
-        "",
-        "| role | sd of a row | " + " | ".join(f"{count}" for count in COUNTS) + " |",
-        "|---|---|" + "---|" * len(COUNTS),
-    ]
+def report(found: dict[str, Any]) -> str:
+    """Return the page of the results."""
+    costs_rows = []
+    for model, by_count in found["cost_ms"].items():
+        row = {"model": model}
+        for count, cost_ms in by_count.items():
+            row[f"{count} of each kind"] = f"{cost_ms['capture']:.0f} + {cost_ms['score']:.0f}"
+        costs_rows.append(row)
+    onset_rows = []
     for role, of_role in found["stability"].items():
-        cells = ["–" if each is None else f"{each:.1f}" for each in of_role["onset_sd"].values()]
-        lines.append(f"| {role} | {of_role['sd_of_rows']:.3f} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        row = {"role": role, "sd of a row": f"{of_role['sd_of_rows']:.3f}"}
+        for count, steps in of_role["onset_sd"].items():
+            row[f"{count} of each kind"] = "–" if steps is None else f"{steps:.1f}"
+        onset_rows.append(row)
+    tables = {"costs": table(costs_rows), "onsets": table(onset_rows)}
+    return wrapped(PAGE.format(**found, **tables))
 
 
 if __name__ == "__main__":

@@ -1,29 +1,29 @@
-"""Measure the cost of scoring heads of small and large models and the weight matrices of captures,
-and the worth of a sample of a matrix.
+"""Measure the cost of scoring heads and weight matrices, and how well a sample stands for a matrix.
 
-Seconds of processor time, which a busy machine stretches least, and of the clock. The largest
-capture is scored by two threads: on two idle cores its clock time is half of its processor time.
+    python benchmarks/scores.py
 
-    python benchmarks/scores.py            # writes scores.json beside this file
+Times are processor seconds, which a busy machine disturbs least, and seconds by the clock. The
+largest capture is scored by two threads: on two idle cores it takes half of its processor time.
+
+Writes scores.json beside this file.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-# Before numpy: threads of BLAS would spin, and count as work.
+# Read when numpy is imported: threads of BLAS spin while they wait, and that counts as work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from measuring import options_parser, timed
 
 from tracker_viz.capture.budget import sample, weight_side
 from tracker_viz.capture.weights.matrices import Projection
@@ -32,145 +32,126 @@ from tracker_viz.metrics import HEAD_SCORES, ProbeRow
 from tracker_viz.metrics.head_scores import head_scores
 from tracker_viz.metrics.weights.weight_scores import Weight, weight_scores
 
-HERE = Path(__file__).parent
 CORES = 2
 LIMIT_S = 0.8
-MODELS = {
-    "1B (Llama 3.2), 16 blocks": (
-        16,
-        {
-            "attn.w_q": (2048, 2048),
-            "attn.w_k": (512, 2048),
-            "attn.w_v": (512, 2048),
-            "attn.w_o": (2048, 2048),
-            "mlp.w_gate": (8192, 2048),
-            "mlp.w_up": (8192, 2048),
-            "mlp.w_down": (2048, 8192),
-        },
-    ),
+# Blocks, heads, rows and tokens of the captures whose heads are scored.
+CAPTURES = ((4, 4, 2, 64), (12, 12, 2, 128), (16, 32, 2, 128), (32, 32, 2, 128), (32, 32, 8, 128))
+LARGEST = "head scores: 32 blocks x 32 heads, 8 rows x 128 tokens, float16"
+MATRICES = ((128, 128), (352, 128), (256, 256), (256, 1024), (512, 2048))
+LLAMA_1B_BLOCKS = 16
+LLAMA_1B = {
+    "attn.w_q": (2048, 2048),
+    "attn.w_k": (512, 2048),
+    "attn.w_v": (512, 2048),
+    "attn.w_o": (2048, 2048),
+    "mlp.w_gate": (8192, 2048),
+    "mlp.w_up": (8192, 2048),
+    "mlp.w_down": (2048, 8192),
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
-    measured: dict[str, Any] = {
+    options = parser.parse_args()
+    found: dict[str, Any] = {
         "python": platform.python_version(),
         "numpy": np.__version__,
         "machine": platform.machine(),
     }
-    for blocks, heads, rows, length in (
-        (4, 4, 2, 64),
-        (12, 12, 2, 128),
-        (16, 32, 2, 128),
-        (32, 32, 2, 128),
-        (32, 32, 8, 128),
-    ):
-        pattern = causal_attention(rows, heads, length)
-        probe = [ProbeRow("repeated", length, (length - 1) // 4, 1), ProbeRow("text", length)] * (
-            rows // 2
-        )
-        name = f"{blocks} blocks x {heads} heads, {rows} rows x {length} tokens"
+    for name, work in (head_works() | weight_works()).items():
+        found[name] = best_of(options.repeats, work)
+        print_taken(name, found[name])
+    for name, work in single_score_works().items():
+        found[name] = best_of(4 * options.repeats, work)
+        print_taken(name, found[name])
+    found["stable rank of a 1024 x 4096 matrix"] = stable_ranks()
+    (options.output / "scores.json").write_text(json.dumps(found, indent=1) + "\n")
+
+    largest_s = found[LARGEST]["processor_s"] / CORES
+    print(f"{LARGEST}: {largest_s:.2f} s on {CORES} idle cores")
+    if largest_s > LIMIT_S:
+        raise SystemExit(f"expected at most {LIMIT_S} s")
+
+
+Works = dict[str, Callable[[], object]]
+
+
+def head_works() -> Works:
+    """Return the scoring of all heads of captures of several sizes."""
+    works: Works = {}
+    for blocks, heads, rows, length in CAPTURES:
+        repeats = ProbeRow("repeated", length, (length - 1) // 4, 1)
+        probe = [repeats, ProbeRow("text", length)] * (rows // 2)
+        attention = causal_attention(rows, heads, length)
         for dtype in (np.float32, np.float16):
-            # one array for all blocks: what is timed is the arithmetic, and 2 GB of attention are
-            # not needed for that
-            patterns = dict.fromkeys(range(blocks), pattern.astype(dtype))
-            seconds = best_of(
-                repeats,
-                lambda patterns=patterns, blocks=blocks, probe=probe: head_scores(
-                    patterns, probe, n_blocks=blocks
-                ),
-            )
-            measured[f"head scores: {name}, {np.dtype(dtype).name}"] = report(
-                name, np.dtype(dtype).name, seconds
-            )
+            # One array for all blocks: only the arithmetic is timed, without 2 GB of attention.
+            patterns = dict.fromkeys(range(blocks), attention.astype(dtype))
+            size = f"{blocks} blocks x {heads} heads, {rows} rows x {length} tokens"
+            name = f"head scores: {size}, {np.dtype(dtype).name}"
+            works[name] = partial(head_scores, patterns, probe, n_blocks=blocks)
+    return works
+
+
+def single_score_works() -> Works:
+    """Return each score of 32 heads."""
     row = ProbeRow("repeated", 128, 31, 1)
     attention = causal_attention(1, 32, 128)[0]
+    works: Works = {}
     for score in HEAD_SCORES.values():
-        seconds = best_of(20, lambda score=score: score.measure(attention, row))
-        measured[f"one score, 32 heads x 128 tokens: {score.name}"] = report(
-            "one score, 32 heads", score.name, seconds
+        works[f"one score, 32 heads x 128 tokens: {score.name}"] = partial(
+            score.measure, attention, row
         )
-    for shape in ((128, 128), (352, 128), (256, 256), (256, 1024), (512, 2048)):
-        matrix = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-        seconds = best_of(
-            repeats, lambda matrix=matrix: score_weights({(0, "mlp.w_up"): Weight(matrix)})
-        )
-        measured[f"weight scores: one matrix of {shape[0]} x {shape[1]}"] = report(
-            "weight scores", f"{shape[0]} x {shape[1]}", seconds
-        )
-    for name, (n_blocks, shapes) in MODELS.items():
-        weights = as_captured(n_blocks, shapes)
-        seconds = best_of(
-            repeats, lambda weights=weights, n_blocks=n_blocks: score_weights(weights, n_blocks)
-        )
-        measured[f"weight scores: {name}"] = report("weight scores of a capture", name, seconds)
-    stored, projection = (
-        {"w": torch.randn(2048, 8192)},
-        Projection(0, "mlp.w_up", ("w",), (2048, 8192)),
+    return works
+
+
+def weight_works() -> Works:
+    """Return the scoring of matrices and of a whole capture, and the norms of a large matrix."""
+    works: Works = {}
+    for out, into in MATRICES:
+        matrix = np.random.default_rng(0).normal(size=(out, into)).astype(np.float32)
+        weights = {(0, "mlp.w_up"): Weight(matrix)}
+        works[f"weight scores: one matrix of {out} x {into}"] = partial(score_weights, weights)
+    captured = as_captured(LLAMA_1B_BLOCKS, LLAMA_1B)
+    works[f"weight scores: 1B (Llama 3.2), {LLAMA_1B_BLOCKS} blocks"] = partial(
+        score_weights, captured, LLAMA_1B_BLOCKS
     )
-    seconds = best_of(repeats, lambda: krylov(stored, projection))
-    measured["norms on the device: one matrix of 2048 x 8192"] = report(
-        "norms on the device", "2048 x 8192", seconds
-    )
-    measured["stable rank of a 1024 x 4096 matrix"] = what_a_sample_is_worth()
-    (HERE / "scores.json").write_text(json.dumps(measured, indent=1) + "\n")
-    largest = (
-        measured["head scores: 32 blocks x 32 heads, 8 rows x 128 tokens, float16"]["processor_s"]
-        / CORES
-    )
-    print(f"32 x 32 heads, 8 x 128 tokens: {largest:.2f} s on {CORES} idle cores")
-    if largest > LIMIT_S:
-        raise SystemExit(f"they must be scored within {LIMIT_S} s")
+    stored = {"w": torch.randn(2048, 8192)}
+    projection = Projection(0, "mlp.w_up", ("w",), (2048, 8192))
+    works["norms on the device: one matrix of 2048 x 8192"] = partial(krylov, stored, projection)
+    return works
 
 
 def score_weights(weights: dict[tuple[int, str], Weight], n_blocks: int = 1) -> None:
-    before = {place: weight.stored for place, weight in weights.items()}
-    weight_scores(weights, n_blocks=n_blocks, first=before, previous=before)
+    """Score matrices that have not changed since the first capture."""
+    stored = {place: weight.stored for place, weight in weights.items()}
+    weight_scores(weights, n_blocks=n_blocks, first=stored, previous=stored)
 
 
 def as_captured(n_blocks: int, shapes: dict[str, tuple[int, int]]) -> dict[tuple[int, str], Weight]:
-    """The weights of a model as a capture of 10 MB holds them before they are scored: samples, with
-    the norms of the whole."""
+    """Return the weights as a capture of 10 MB has them: samples, with the norms of the whole."""
     side = weight_side([*shapes.values()] * n_blocks, 10e6)
     rng = np.random.default_rng(0)
-    return {
-        (block, name): Weight(
-            rng.normal(size=(min(out, side), min(into, side))).astype(np.float32),
-            np.array([1, 1, out, into], np.float32),
-        )
-        for block in range(n_blocks)
-        for name, (out, into) in shapes.items()
-    }
+    weights = {}
+    for block in range(n_blocks):
+        for name, (out, into) in shapes.items():
+            stored = rng.normal(size=(min(out, side), min(into, side))).astype(np.float32)
+            weights[block, name] = Weight(stored, np.array([1, 1, out, into], np.float32))
+    return weights
 
 
-def what_a_sample_is_worth() -> dict[str, dict[str, float]]:
-    """Stable rank of a matrix, of what the recorder measures of it, and of the sample that a
-    capture of a 1B model keeps of it."""
-    rng = np.random.default_rng(0)
+def stable_ranks() -> dict[str, dict[str, float]]:
+    """Return the stable rank of matrices, as a share of the largest possible one.
+
+    It is that of the whole matrix, what the recorder measures of it, and that of the sample that a
+    capture of a 1B model keeps.
+    """
     out, into, side = 1024, 4096, 210
-    noise = rng.normal(size=(out, into))
-    direction = np.outer(
-        *(unit / np.linalg.norm(unit) for unit in (rng.normal(size=out), rng.normal(size=into)))
-    )
-    edge = np.sqrt(out) + np.sqrt(into)  # the largest singular value of noise
-    left, _ = np.linalg.qr(rng.normal(size=(out, out)))
-    matrices = {
-        "noise": noise,
-        "noise and a direction of 1.5 times its norm": noise + 1.5 * edge * direction,
-        "noise and a direction of 3 times its norm": noise + 3 * edge * direction,
-        "singular values that fall as k^-0.5": left
-        @ (noise / edge * np.arange(1, out + 1)[:, None] ** -0.5),
-    }
+    projection = Projection(0, "mlp.w_up", ("w",), (out, into))
     found = {}
-    for name, matrix in matrices.items():
-        projection = Projection(0, "mlp.w_up", ("w",), (out, into))
-        frobenius, spectral, *_ = norms(
-            krylov({"w": torch.from_numpy(matrix).float()}, projection).numpy(), (out, into)
-        )
+    for name, matrix in known_matrices(out, into).items():
+        measured = krylov({"w": torch.from_numpy(matrix).float()}, projection).numpy()
+        frobenius, spectral, *_ = norms(measured, (out, into))
         ranks = {
             "whole": stable_rank(matrix),
             "recorder": float(frobenius / spectral) ** 2 / out,
@@ -181,34 +162,49 @@ def what_a_sample_is_worth() -> dict[str, dict[str, float]]:
     return found
 
 
+def known_matrices(out: int, into: int) -> dict[str, np.ndarray]:
+    """Return noise, noise with one strong direction, and a matrix with falling singular values."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(out, into))
+    left_unit, right_unit = rng.normal(size=out), rng.normal(size=into)
+    left_unit /= np.linalg.norm(left_unit)
+    right_unit /= np.linalg.norm(right_unit)
+    direction = np.outer(left_unit, right_unit)
+    edge = np.sqrt(out) + np.sqrt(into)  # the largest singular value of noise
+    left, _ = np.linalg.qr(rng.normal(size=(out, out)))
+    fall = np.arange(1, out + 1)[:, None] ** -0.5
+    return {
+        "noise": noise,
+        "noise and a direction of 1.5 times its norm": noise + 1.5 * edge * direction,
+        "noise and a direction of 3 times its norm": noise + 3 * edge * direction,
+        "singular values that fall as k^-0.5": left @ (noise / edge * fall),
+    }
+
+
 def stable_rank(matrix: np.ndarray) -> float:
+    """Return the squared Frobenius norm over the squared spectral norm, as a share of the rank."""
     return float(np.sum(matrix**2) / np.linalg.norm(matrix, 2) ** 2 / min(matrix.shape))
 
 
 def causal_attention(rows: int, heads: int, length: int) -> np.ndarray:
+    """Return random attention, float32 [row, head, query, key], whose rows sum to 1."""
     logits = np.random.default_rng(0).normal(size=(rows, heads, length, length))
     weights = np.where(np.tril(np.ones((length, length), bool)), np.exp(2 * logits), 0)
     return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
 
 
 def best_of(repeats: int, work: Callable[[], object]) -> dict[str, float]:
-    """Processor and clock seconds of the run, of several, that took the least processor time."""
-    runs = []
-    for _ in range(repeats):
-        clock, processor = time.perf_counter(), time.process_time()
-        work()
-        runs.append((time.process_time() - processor, time.perf_counter() - clock))
-    processor_s, clock_s = min(runs)
-    return {"processor_s": round(processor_s, 6), "clock_s": round(clock_s, 6)}
+    """Return the seconds of the call, of several, that took the least processor time."""
+    least = min((timed(work) for _ in range(repeats)), key=lambda taken: taken.processor_s)
+    return {"processor_s": round(least.processor_s, 6), "clock_s": round(least.clock_s, 6)}
 
 
-def report(what: str, which: str, seconds: dict[str, float]) -> dict[str, float]:
+def print_taken(name: str, taken: dict[str, float]) -> None:
     print(
-        f"{what:<48} {which:<24} {1000 * seconds['processor_s']:9.2f} ms processor "
-        f"{1000 * seconds['clock_s']:9.2f} ms clock",
+        f"{name:<66} {1000 * taken['processor_s']:9.2f} ms processor "
+        f"{1000 * taken['clock_s']:9.2f} ms clock",
         flush=True,
     )
-    return seconds
 
 
 if __name__ == "__main__":

@@ -1,25 +1,25 @@
-"""Measure how much labels and onsets depend on the draw of the probe: train the demo once, and
-score it with many probes at every capture, each with random tokens and text of its own.
+"""Measure how much labels and onsets depend on the draw of the probe.
 
-Held to: the step of every role's onset has a standard deviation of at most 10 steps, and two draws
-give at least 95 % of the heads that neither marks as near the line the same label.
+    python benchmarks/stability.py           # a few minutes
 
-    python benchmarks/stability.py           # a few minutes; writes stability.json and stability.md
-    beside this file
+Trains the demo once, and scores it at every capture with many probes, each with random tokens and
+text of its own. Two bounds are checked. The step of each role's onset has a standard deviation of
+at most 10 steps. Two draws agree about at least 95 % of the heads that neither marks as near the
+line.
+
+Writes stability.json and stability.md beside this file.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from measuring import options_parser, table, wrapped, write_results
 from numpy.typing import NDArray
 
 from tracker_viz.capture import Probe, Schedule, make_probe, record
@@ -38,15 +38,28 @@ from tracker_viz.metrics import (
 )
 from tracker_viz.types import Capture
 
-HERE = Path(__file__).parent
 MOST_SD, LEAST_AGREEMENT = 10.0, 0.95
 KINDS: tuple[RowKind, ...] = ("repeated", "text")
+PAGE = """
+# Stability: what another draw of the probe would change
+
+Measured by `python benchmarks/stability.py` on the demo's model, seed {seed}, in {steps:,} training
+steps. Every {every} steps, {draws} probes scored it, each with random tokens and text of its own
+and with {score_rows} hidden rows of each kind.
+
+{onsets}
+
+{labels}
+
+* Is the standard deviation of the onset at most {most_sd:g} steps, for every role that all draws
+  find? {steady}
+* Do two draws agree about at least {least_agreement:.0%} of the heads that are off the line?
+  {agree}
+"""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_parser(__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--every", type=int, default=5, help="steps from capture to capture")
@@ -60,10 +73,17 @@ def main() -> None:
         n_draws=options.draws,
         score_rows=options.score_rows,
     )
-    result = {**vars(options), **measured(series)}
-    (HERE / "stability.json").write_text(json.dumps(result, indent=1) + "\n")
-    (HERE / "stability.md").write_text(report(result))
-    print(report(result))
+    settings = {
+        "seed": options.seed,
+        "steps": options.steps,
+        "every": options.every,
+        "draws": options.draws,
+        "score_rows": options.score_rows,
+        "most_sd": MOST_SD,
+        "least_agreement": LEAST_AGREEMENT,
+    }
+    differences = {"onsets": onsets_of(series), "labels": labels_of(series)}
+    write_results("stability", settings | differences, report, options.output)
 
 
 def score_draws(
@@ -138,8 +158,8 @@ def joined(probes: Sequence[Probe]) -> Probe:
     return Probe(torch.cat([probe.input_ids for probe in probes]), tuple(rows))
 
 
-def measured(series: Sequence[ScoreSeries]) -> dict[str, Any]:
-    """Return how much the draws differ in their onsets and labels."""
+def onsets_of(series: Sequence[ScoreSeries]) -> dict[str, dict[str, float | None]]:
+    """Return how much the draws differ in the onset of each role."""
     steps: dict[str, list[int]] = {}
     for each in series:
         for role, onset in run_onsets(each).items():
@@ -155,7 +175,7 @@ def measured(series: Sequence[ScoreSeries]) -> dict[str, Any]:
             "mean": round(float(np.mean(found)), 1) if found else None,
             "sd": round(float(np.std(found, ddof=1)), 1) if len(found) > 1 else None,
         }
-    return {"onsets": onsets, "labels": labels_of(series)}
+    return onsets
 
 
 def labels_of(series: Sequence[ScoreSeries]) -> dict[str, float]:
@@ -190,47 +210,49 @@ def heads_near_line(series: ScoreSeries) -> NDArray[np.bool_]:
     return np.stack([labels_near_line(evidence, rows=kind) for kind in KINDS])
 
 
-def report(result: dict[str, Any]) -> str:
-    """Return the result as Markdown."""
-    lines = [
-        "# Stability: what another draw of the probe would change",
-        "",
-        f"Written by `python benchmarks/stability.py`: the demo's model, seed {result['seed']}, "
-        f"{result['steps']} steps,",
-        f"scored every {result['every']} steps by {result['draws']} probes with random tokens and "
-        "text of their own, each with",
-        f"{result['score_rows']} hidden rows of each kind.",
-        "",
-        "| role | formed | onset: mean step | sd | first | last |",
-        "|---|---|---|---|---|---|",
-    ]
-    for role, onset in result["onsets"].items():
-        cells = [onset[name] for name in ("mean", "sd", "first", "last")]
-        words = ["" if cell is None else f"{cell:g}" for cell in cells]
-        formed = f"{onset['formed']} of {result['draws']}"
-        lines.append(f"| {role_label(role)} | {formed} | {' | '.join(words)} |")
-    lines += ["", "| labels at the end | |", "|---|---|"]
-    lines += [f"| {name} | {share:.1%} |" for name, share in result["labels"].items()]
-    unstable = [
-        role_label(role)
-        for role, onset in result["onsets"].items()
-        if onset["formed"] == result["draws"] and onset["sd"] > MOST_SD
-    ]
-    but = f", but for {' and '.join(unstable)}" if unstable else ""
-    agrees = result["labels"]["agreement off the line"] >= LEAST_AGREEMENT
-    lines += [
-        "",
-        f"* {mark(not unstable)} the onset of every role that all draws find has a standard "
-        f"deviation of at most {MOST_SD:g} steps{but}",
-        f"* {mark(agrees)} two draws agree about at least {LEAST_AGREEMENT:.0%} of the heads that "
-        "are off the line",
-        "",
-    ]
-    return "\n".join(lines)
+def report(found: dict[str, Any]) -> str:
+    """Return the page of the results."""
+    onsets, labels = found["onsets"], found["labels"]
+    rows = []
+    for role, onset in onsets.items():
+        row = {
+            "role": role_label(role),
+            "formed": f"{onset['formed']} of {found['draws']}",
+            "onset: mean step": number(onset["mean"]),
+            "sd": number(onset["sd"]),
+            "first": number(onset["first"]),
+            "last": number(onset["last"]),
+        }
+        rows.append(row)
+    shares = [{"labels at the end": name, "share": f"{each:.1%}"} for name, each in labels.items()]
+    steady, agree = verdicts(found)
+    return wrapped(
+        PAGE.format(
+            **(found | {"onsets": table(rows), "labels": table(shares)}), steady=steady, agree=agree
+        )
+    )
 
 
-def mark(holds: bool) -> str:
-    return "Yes:" if holds else "**No:**"
+def verdicts(found: dict[str, Any]) -> tuple[str, str]:
+    """Return, in words, whether onsets are steady and whether labels agree."""
+    unstable = []
+    for role, onset in found["onsets"].items():
+        if onset["formed"] == found["draws"] and onset["sd"] > found["most_sd"]:
+            unstable.append(role_label(role))
+    steady = "Yes."
+    if unstable:
+        steady = f"**No**, not for {' and '.join(unstable)}."
+    agree = "**No.**"
+    if found["labels"]["agreement off the line"] >= found["least_agreement"]:
+        agree = "Yes."
+    return steady, agree
+
+
+def number(value: float | None) -> str:
+    """Return a cell of the table; empty for what was not measured."""
+    if value is None:
+        return ""
+    return f"{value:g}"
 
 
 if __name__ == "__main__":

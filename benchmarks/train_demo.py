@@ -1,5 +1,4 @@
-"""Train the demo's model with its heads scored as it learns: what the benchmarks about scores
-share."""
+"""Train the demo's model and score its heads as it learns. Used by the benchmarks of scores."""
 
 from __future__ import annotations
 
@@ -19,10 +18,14 @@ from tracker_viz.types import Capture
 
 @dataclass(frozen=True)
 class TrainedDemo:
-    """A finished training: the model, the data it saw, and the scores of its heads on the way.
+    """A finished training.
 
-    ``at_onset``: the model as it was at the first capture in which a head had an induction head's
-    score; None where none ever had.
+    Attributes:
+        model: the model at the end.
+        mixture: the data that it saw.
+        series: the scores of its heads on the way.
+        at_onset: the model at the first capture in which a head scored as an induction head; None
+            if none ever did.
     """
 
     model: Decoder
@@ -35,28 +38,18 @@ class TrainedDemo:
 def train_demo(
     *, n_blocks: int = 4, n_heads: int = 4, seed: int = 0, steps: int = 1000, every: int = 20
 ) -> TrainedDemo:
-    """Train on one thread, so that several trainings can share a machine, and score the probe every
-    ``every`` steps."""
+    """Train on one thread, and score the probe every ``every`` steps."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     config = TrainerConfig(steps=steps, checkpoint_every=0, device="cpu")
     model = Decoder(ModelConfig(n_blocks=n_blocks, n_heads=n_heads, vocab_size=VOCAB_SIZE))
-    mixture = Mixture(
-        DataConfig(),
-        context_length=model.config.context_length,
-        batch_size=config.batch_size,
-        seed=seed,
-    )
+    length = model.config.context_length
+    mixture = Mixture(DataConfig(), context_length=length, batch_size=config.batch_size, seed=seed)
     text = mixture.validation_rows(1)[0][0]
     probe = make_probe(
-        VOCAB_SIZE,
-        model.config.context_length,
-        text_ids=text[: model.config.context_length],
-        bos_id=BOS,
-        token_range=SPAN_TOKENS,
+        VOCAB_SIZE, length, text_ids=text[:length], bos_id=BOS, token_range=SPAN_TOKENS
     )
     scorer = Scorer()
-
     enter = next(role.enter for role in ROLES if role.name == "induction")
     at_onset: list[Decoder] = []
 
@@ -67,5 +60,6 @@ def train_demo(
 
     schedule = Schedule.every(every, total_steps=steps)
     with record(model, probe, schedule, keep_scores) as recorder:
-        Trainer(model, mixture, config).fit(recorder, save=lambda state, step: None, progress=False)
+        trainer = Trainer(model, mixture, config)
+        trainer.fit(recorder, save=lambda state, step: None, progress=False)
     return TrainedDemo(model, mixture, probe, scorer.series(), at_onset[0] if at_onset else None)

@@ -44,6 +44,7 @@ def test_the_gpu_benchmark_trains_a_tiny_model_anywhere_and_finds_nothing_change
 
 def test_a_process_that_ends_while_it_is_measured_ends_no_benchmark(monkeypatch):
     spec = importlib.util.spec_from_file_location("capture_benchmark", BENCHMARKS / "capture.py")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
     benchmark = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, benchmark)
     spec.loader.exec_module(benchmark)
@@ -59,8 +60,9 @@ def test_a_process_that_ends_while_it_is_measured_ends_no_benchmark(monkeypatch)
     assert 0 < next(iter(children.values())) <= before <= benchmark.processor_s(children)
 
 
-def test_every_contestant_is_measured_and_none_changes_the_losses():
-    header, *contestants = rows("capture.py", "--rounds", "1", "--steps", "2", "--every", "2")
+def test_every_contestant_is_measured_and_none_changes_the_losses(tmp_path):
+    short = ("--rounds", "1", "--steps", "2", "--every", "2")
+    header, *contestants = rows("capture.py", *short, "--output", tmp_path)
     assert [cells[0].split("(")[0] for cells in contestants] == [
         "plain training", "tracker_viz", "wandb.watch", "output_attentions + torch.save",
     ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""The parts of the trials in which a run is followed while processes are killed."""
