@@ -1,8 +1,9 @@
 """Watch a small Llama in the Hugging Face Trainer with one callback, and log to MLflow.
 
-The model starts from random weights and learns bytes.
+    pip install transformers accelerate
+    python examples/huggingface.py
 
-python examples/huggingface.py          # needs transformers and accelerate, no download
+The model starts from random weights and learns to predict bytes. Nothing is downloaded.
 """
 
 from pathlib import Path
@@ -15,7 +16,7 @@ from tracker_viz.integrations.hf import TrackerVizCallback
 
 
 def rows(length: int = 64) -> list[dict[str, torch.Tensor]]:
-    """Return the sources of tracker_viz itself, as token ids that are bytes."""
+    """Return the source code of tracker_viz as training rows; each byte is one token."""
     sources = sorted(Path(tv.__file__).parent.rglob("*.py"))
     text = bytearray(b"".join(path.read_bytes() for path in sources))
     ids = torch.frombuffer(text, dtype=torch.uint8).long().split(length)
@@ -23,6 +24,7 @@ def rows(length: int = 64) -> list[dict[str, torch.Tensor]]:
 
 
 def main(steps: int = 300) -> None:
+    """Train, and render the video into the same run."""
     config = LlamaConfig(
         vocab_size=256,
         hidden_size=64,
@@ -33,19 +35,18 @@ def main(steps: int = 300) -> None:
         max_position_embeddings=64,
     )
     callback = TrackerVizCallback()
-    Trainer(
-        LlamaForCausalLM(config),
-        TrainingArguments(
-            "outputs",
-            report_to="mlflow",
-            max_steps=steps,
-            learning_rate=1e-3,
-            logging_steps=10,
-            save_strategy="no",
-        ),
-        train_dataset=rows(),
-        callbacks=[callback],
-    ).train()
+    arguments = TrainingArguments(
+        "outputs",
+        report_to="mlflow",
+        max_steps=steps,
+        learning_rate=1e-3,
+        logging_steps=10,
+        save_strategy="no",
+    )
+    trainer = Trainer(
+        LlamaForCausalLM(config), arguments, train_dataset=rows(), callbacks=[callback]
+    )
+    trainer.train()
     tv.render(callback.watcher)
 
 

@@ -1,10 +1,10 @@
 """Fine-tune a small decoder with LoRA on a new task, and rank what changed, head by head.
 
-The base model learns to continue rows that repeat after 16 tokens; the new rows repeat after 11.
-Captures start with the base model (step 0) and show how the adapters change its heads.
+    pip install peft transformers
+    python examples/lora_finetune.py
 
-pip install peft transformers
-python examples/lora_finetune.py
+The base model learns to continue rows that repeat after 16 tokens. The new rows repeat after 11
+tokens. The first capture (step 0) shows the base model, later ones how the adapters change it.
 """
 
 import torch
@@ -27,6 +27,7 @@ def batch(period: int, rows: int = 32) -> torch.Tensor:
 def train_step(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, period: int
 ) -> torch.Tensor:
+    """Train on one batch and return its loss."""
     ids = batch(period)
     labels = ids.clone()
     labels[:, : period + 1] = -100  # the first copy cannot be predicted
@@ -38,7 +39,7 @@ def train_step(
 
 
 def pretrained(steps: int) -> LlamaForCausalLM:
-    """Replace this with your base model: LlamaForCausalLM.from_pretrained(...)."""
+    """Train a small base model. Load your own here: LlamaForCausalLM.from_pretrained(...)."""
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
@@ -58,11 +59,12 @@ def pretrained(steps: int) -> LlamaForCausalLM:
 
 
 def main(steps: int = 200, base_steps: int = 300) -> None:
+    """Fine-tune, print which heads changed most, and render the video."""
     torch.manual_seed(0)
     lora = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(pretrained(base_steps), lora)
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=3e-3)
-    # One row of the new task, and one row of the old task as text.
+    # The probe: a row of the new task, and a row of the old task in place of text.
     old_row = batch(OLD_PERIOD, rows=1)[0]
     probe = tv.make_probe(VOCABULARY, LENGTH, text_ids=old_row, bos_id=BOS, period=NEW_PERIOD)
 
@@ -71,13 +73,13 @@ def main(steps: int = 200, base_steps: int = 300) -> None:
             loss = train_step(model, optimizer, NEW_PERIOD)
             recorder.step(step, loss=loss)
 
-    # Also a command: tracker-viz compare runs=[local:lora] steps=[0,null]
+    # The same as a command: tracker-viz compare runs=[local:lora] steps=[0,null]
     changed = tv.compare_steps(["local:lora"], steps=[0, None])
-    print("What fine-tuning changed, head by head, the most changed attention first:")
+    print("What fine-tuning changed, head by head, most changed attention first:")
     for change in changed.heads:
         print(f"  {change}")
     print(f"Before and after: {changed.picture}")
-    tv.render("local:lora")  # also: layout="weights", "adapters"
+    tv.render("local:lora")  # try also layout="weights" and layout="adapters"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Draw the README's pictures of the demo.
 
 python train.py experiment=demo render=false
-python examples/make_pictures.py mlflow:<the run it names>
+python examples/make_pictures.py mlflow:<run_id>     # the run that train.py printed
 """
 
 import argparse
@@ -10,19 +10,28 @@ from pathlib import Path
 
 import numpy as np
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
 from tracker_viz.metrics import strongest_event
 from tracker_viz.pipeline import open_run, pulled_captures
 from tracker_viz.rendering import Renderer, Series, storyboard, write_animation
+from tracker_viz.types import Capture
 
 PICTURES = Path(__file__).parent / "pictures"
 LAYOUTS = ("heads", "ffn", "head", "scores", "changes", "circuit")
+# Score -> the role that it is strongest in.
+ROLES = {
+    "previous_token_repeated": "previous token",
+    "induction": "induction",
+    "current_token_repeated": "current token",
+    "sink_repeated": "sink",
+}
 
 
 def overview(series: Series, path: Path) -> None:
-    """Return the film as an animation small enough for a README."""
+    """Write the film as an animation that is small enough for a README."""
     renderer = Renderer(series, "overview", theme="light")
     shots = storyboard(
         series.steps,
@@ -35,8 +44,10 @@ def overview(series: Series, path: Path) -> None:
 
 
 def layouts(series: Series, path: Path) -> None:
-    """Return the other layouts side by side, at half of 1080p: the last capture of each, and for
-    ``changes`` the capture that completes the strongest event."""
+    """Draw the other layouts side by side, each at half of 1080p.
+
+    Each shows the last capture, but ``changes`` the one that completes the strongest event.
+    """
     tiles = []
     for name in LAYOUTS:
         renderer = Renderer(series, name, theme="light")
@@ -52,41 +63,44 @@ def layouts(series: Series, path: Path) -> None:
 
 
 def patterns(series: Series, path: Path) -> None:
-    """Return example heads on the repeated row: one before training, the strongest of four roles
-    after training, and one without a role."""
+    """Draw the attention of six heads on the repeated row.
+
+    They are a head before training, the strongest head of four roles, and a head without a role.
+    """
     wanted = [*series.names("blocks.*.attn.pattern"), *series.names("scores.head.*")]
     first, last = series.capture(0, wanted), series.capture(len(series) - 1, wanted)
-    names = {
-        "previous_token_repeated": "previous token",
-        "induction": "induction",
-        "current_token_repeated": "current token",
-        "sink_repeated": "sink",
-    }
     maps = [("before training", first, (0, 0))]
-    for score, words in names.items():
-        maps.append((words, last, _strongest(last.arrays[f"scores.head.{score}"])))
-    of_any = np.max([last.arrays[f"scores.head.{score}"] for score in names], axis=0)
-    maps.append(("none of these", last, _strongest(-of_any)))
+    for score, role in ROLES.items():
+        maps.append((role, last, _strongest(last.arrays[f"scores.head.{score}"])))
+    best_scores = np.max([last.arrays[f"scores.head.{score}"] for score in ROLES], axis=0)
+    maps.append(("none of these", last, _strongest(-best_scores)))
 
     figure = Figure(figsize=(12, 7.6), dpi=100, layout="constrained")
-    for axes, (words, capture, (block, head)) in zip(figure.subplots(2, 3).flat, maps, strict=True):
-        attention = capture.arrays[f"blocks.{block}.attn.pattern"][0, head].astype(float)
-        future = np.triu(np.ones_like(attention, dtype=bool), 1)
-        sns.heatmap(
-            np.sqrt(attention), mask=future, vmin=0, vmax=1, cmap="mako_r", square=True,
-            cbar=False, xticklabels=False, yticklabels=False, ax=axes,
-        )  # fmt: skip
-        period = capture.probe["rows"][0]["period"]
-        for copy in range(1, len(attention), period):
-            axes.axhline(copy, color="0.75", linewidth=0.6)
-            axes.axvline(copy, color="0.75", linewidth=0.6)
-        axes.set_title(f"{words}  (L{block}H{head})", fontsize=15)
-        axes.set_xlabel("token that is looked at")
-        axes.set_ylabel("token that looks")
+    for axes, (title, capture, head) in zip(figure.subplots(2, 3).flat, maps, strict=True):
+        _draw_head(axes, capture, head)
+        axes.set_title(f"{title}  (L{head[0]}H{head[1]})", fontsize=15)
     figure.savefig(path)
 
 
+def _draw_head(axes: Axes, capture: Capture, block_and_head: tuple[int, int]) -> None:
+    """Draw the attention of one head, with lines where the copies of the repeated row begin."""
+    block, head = block_and_head
+    attention = capture.arrays[f"blocks.{block}.attn.pattern"][0, head].astype(float)
+    future = np.triu(np.ones_like(attention, dtype=bool), 1)
+    sns.heatmap(
+        np.sqrt(attention), mask=future, vmin=0, vmax=1, cmap="mako_r", square=True,
+        cbar=False, xticklabels=False, yticklabels=False, ax=axes,
+    )  # fmt: skip
+    period = capture.probe["rows"][0]["period"]
+    for copy in range(1, len(attention), period):
+        axes.axhline(copy, color="0.75", linewidth=0.6)
+        axes.axvline(copy, color="0.75", linewidth=0.6)
+    axes.set_xlabel("token that is looked at")
+    axes.set_ylabel("token that looks")
+
+
 def _strongest(scores: np.ndarray) -> tuple[int, int]:
+    """Return the (block, head) with the highest score."""
     block, head = np.unravel_index(np.nanargmax(scores), scores.shape)
     return int(block), int(head)
 
@@ -98,14 +112,15 @@ def main() -> None:
     parser.add_argument(
         "run", help="mlflow:<run_id>, wandb:<entity>/<project>/<run_id> or local:<directory>"
     )
-    parser.add_argument("--to", type=Path, default=PICTURES)
+    parser.add_argument("--to", type=Path, default=PICTURES, help="directory of the pictures")
     options = parser.parse_args()
     run = open_run(options.run, None)
     series = Series(pulled_captures(run, None, progress=True).captures, title=run.info().name)
     pictures = {"overview.webp": overview, "layouts.png": layouts, "patterns.png": patterns}
     for picture, draw in pictures.items():
-        draw(series, options.to / picture)
-        print(options.to / picture, f"{(options.to / picture).stat().st_size / 1e6:.2f} MB")
+        path = options.to / picture
+        draw(series, path)
+        print(f"{path} {path.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Watch a small mixture of experts in plain PyTorch: which expert gets which token, and how evenly.
+"""Watch a small mixture of experts in plain PyTorch: which tokens each expert gets.
 
 python examples/mixture.py
 """
@@ -15,7 +15,7 @@ N_EXPERTS, N_CHOSEN = 8, 2
 
 
 class Mixture(nn.Module):
-    """Every token goes through the two experts that its router finds the most probable."""
+    """A feed-forward layer of experts; each token goes through the two that the router prefers."""
 
     def __init__(self, d_model: int, d_expert: int) -> None:
         super().__init__()
@@ -36,13 +36,15 @@ class Mixture(nn.Module):
             token, place = torch.where(chosen == index)
             mixed = mixed.index_add(0, token, weights[token, place, None] * expert(tokens[token]))
 
-        # The loss of the Switch Transformer: lowest where all experts get equally many tokens.
+        # The loss of the Switch Transformer: lowest if all experts get equally many tokens.
         load = F.one_hot(chosen, N_EXPERTS).float().mean((0, 1))
         self.imbalance = N_EXPERTS * (load * probabilities.mean(0)).sum()
         return mixed.view_as(x)
 
 
 class Block(nn.Module):
+    """Attention and a mixture of experts."""
+
     def __init__(self, d_model: int, n_heads: int) -> None:
         super().__init__()
         self.n_heads = n_heads
@@ -61,6 +63,8 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
+    """A decoder of three blocks."""
+
     def __init__(self, vocab_size: int = 128, context: int = 64, d_model: int = 64) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, d_model)
@@ -76,11 +80,12 @@ class GPT(nn.Module):
 
 
 def main(steps: int = 400) -> None:
+    """Train on the bytes of this file, and render the video into the same run."""
     torch.manual_seed(0)
     model = GPT()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     text = torch.tensor(list(Path(__file__).read_bytes())) % 128
-    # Repeated random tokens, and this text: experts may get more of the one than of the other.
+    # The probe: repeated random tokens, and this text. Experts may get more of one kind.
     probe = tv.make_probe(128, 64, text_ids=text[-600:], decode=chr)
 
     with tv.watch(model, probe=probe, run="mlflow", total_steps=steps) as recorder:

@@ -1,4 +1,4 @@
-"""Watch a small GPT in plain PyTorch, in a training loop of your own, into MLflow.
+"""Watch a small GPT in your own PyTorch training loop, and log to MLflow.
 
 python examples/own_loop.py
 """
@@ -13,6 +13,8 @@ import tracker_viz as tv
 
 
 class Block(nn.Module):
+    """Attention and a feed-forward layer."""
+
     def __init__(self, d_model: int, n_heads: int) -> None:
         super().__init__()
         self.n_heads = n_heads
@@ -33,6 +35,8 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
+    """A decoder of a few blocks."""
+
     def __init__(
         self,
         vocab_size: int = 128,
@@ -55,11 +59,12 @@ class GPT(nn.Module):
 
 
 def main(steps: int = 300) -> None:
+    """Train on the bytes of this file, and render the video into the same run."""
     torch.manual_seed(0)
     model = GPT()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     text = torch.tensor(list(Path(__file__).read_bytes())) % 128
-    # Repeated random tokens, because induction heads only show on repetition, and this text.
+    # The probe: repeated random tokens, because induction heads only show on repetition, and text.
     probe = tv.make_probe(128, 64, text_ids=text, decode=chr)
 
     with tv.watch(model, probe=probe, run="mlflow", total_steps=steps) as recorder:

@@ -3,7 +3,7 @@
     pip install wandb-workspaces
     python examples/wandb_view.py <entity>/<project> [layout]
 
-Prints the address of the view. You can also build the view by hand: see wandb.md.
+Prints the address of the view. docs/pages/wandb.md describes how to build it by hand.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import sys
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
-STEP = "tracker_viz/step"  # the training step; W&B's own step counts rows of the history
+STEP = "tracker_viz/step"  # the training step; W&B's own step counts calls of log
 ROLES = ("induction", "previous_token", "current_token", "duplicate_token", "sink")
 
 
 def save_view(entity: str, project: str, layout: str = "overview") -> str:
-    """Save the view and return its address. ``layout``: the layout of the films."""
+    """Save a view of the films of this layout, and return its address."""
     films = ws.Section(
         name="Films",
         is_open=True,
