@@ -237,6 +237,40 @@ def test_numbers_clock_and_curves_move_with_the_point(renderer):
     assert box_of(changed, renderer.plan.timeline.box).any()
 
 
+def test_the_numbers_beside_a_run_are_bright_only_while_it_goes_on(renderer):
+    timing = renderer.subject.timing
+    (numbers,) = (
+        each for each in renderer.plan.readouts if each.quantity == "run" and each.run == 1
+    )
+    digit = text_width("0", numbers.size_px, bold=True, mono=True)
+    left = numbers.x - (digit * 3 if numbers.align == "right" else 0)
+    states = set()
+    for point in range(len(renderer)):
+        has_begun = timing.captures[1, point] != NOT_YET
+        goes_on = bool(has_begun and not timing.ended[1, point])
+        states.add((bool(has_begun), goes_on))
+        rows = slice(numbers.baseline - round(numbers.size_px), numbers.baseline + 4)
+        shown = renderer.frame(point).pixels[rows, left : left + 3 * digit]
+        assert (shown == rgb(THEME.text)).all(-1).any() == goes_on, point
+        assert (shown == rgb(THEME.dim)).all(-1).any() == (not goes_on), point
+    assert states == {(False, False), (True, True), (True, False)}
+
+
+def test_a_run_that_has_not_begun_has_no_dot_on_its_curve(renderer):
+    timeline, timing = renderer.plan.timeline, renderer.subject.timing
+    rows = slice(timeline.plot.y - 5, timeline.plot.bottom + 5)
+    color = rgb(timeline.curves[1].color)
+    has_dot = []
+    for point in range(len(renderer)):
+        x = min(timeline.x(timing.points[point]), timeline.curves[1].points[-1, 0])
+        around = slice(max(0, round(x) - 4), round(x) + 5)
+        has_dot.append(bool((renderer.frame(point).pixels[rows, around] == color).all(-1).any()))
+    n_before = int((timing.captures[1] == NOT_YET).sum())
+    assert n_before > 0
+    assert not any(has_dot[:n_before])
+    assert any(has_dot[n_before:])
+
+
 def test_a_slot_without_a_head_stays_empty(runs):
     order = {0: (2, None, 0), 1: (0, 1, 2)}
     renderer = draw([runs[0], dataclasses.replace(runs[2], order=order)], is_matched=True)

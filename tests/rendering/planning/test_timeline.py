@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -148,3 +149,25 @@ def test_the_curve_of_copies_is_named_inside_the_picture_and_beside_nothing_else
     for label in beside:
         if label.align == "right" and label.x > named.x - width:
             assert abs(label.y - named.y) >= 0.8 * named.size_px, label.text
+
+
+@pytest.mark.parametrize(("spike", "top"), [(2.4, "2.4"), (50.0, "≥")])
+def test_a_spike_that_is_cut_off_is_said_at_the_end_of_the_scale(
+    synthetic, small_run, tmp_path, spike, top
+):
+    written = []
+    for number in range(40):
+        capture = capture_file.read(small_run[0].path)
+        loss = spike if number == 20 else 2.0 + 0.01 * (number % 20)
+        changed = replace(capture, step=number, metrics={"loss": loss})
+        written.append(synthetic.write_capture(tmp_path, changed))
+    builder = PlanBuilder(
+        LAYOUTS["overview"], one_run(Series(written)), *picture_size("1080p"), THEME
+    )
+    timeline(builder, Box(30, 900, 1800, 150), ())
+    texts = [label.text for label in builder.labels]
+    highest = max(float(text.lstrip("≥")) for text in texts if re.fullmatch(r"≥?\d\.\d+", text))
+    assert any(text.startswith(top) for text in texts)
+    assert highest < 3.0
+    (curve,) = builder.timeline.curves
+    assert curve.points[20, 1] == curve.points[:, 1].min() >= builder.timeline.plot.y

@@ -34,6 +34,7 @@ class Card:
     """One small map.
 
     Attributes:
+        blocks: numbers of the blocks in its rows.
         columns: names of its columns; empty where these are heads or experts.
         role: the role whose color stands before the title.
     """
@@ -41,6 +42,7 @@ class Card:
     title: str
     source: Source
     scale: str
+    blocks: Sequence[int]
     columns: tuple[str, ...] = ()
     role: str = ""
     mask: NDArray[np.bool_] | None = None
@@ -71,21 +73,21 @@ def score_cards(builder: PlanBuilder, names: Sequence[str]) -> list[Card]:
 
 
 def _score_card(builder: PlanBuilder, name: str, absent: NDArray[np.bool_]) -> Card:
-    rows, columns = builder.series.require(name, builder.layout.name).shape
+    n_blocks, n_columns = builder.series.require(name, builder.layout.name).shape
     score = name.removeprefix("scores.")
-    title = score_title(name)
-    source, scale = ScoreMap(name, (rows, columns)), _scale_of(builder, name)
-    if score.startswith("expert."):
-        return Card(title, source, scale, mask=absent)
+    columns: tuple[str, ...] = ()
+    role = ""
     if score.startswith("router."):
-        return Card(title, source, scale, (_ROUTER_COLUMN,), mask=absent)
-    if not score.startswith(("head.", "write.")):
-        labels = builder.series.labels("projection", columns)
-        return Card(title, source, scale, labels, mask=absent)
-    role = role_of_score(builder.series, name)
+        columns = (_ROUTER_COLUMN,)
+    elif score.startswith(("head.", "write.")):
+        role = role_of_score(builder.series, name)
+    elif not score.startswith("expert."):
+        columns = builder.series.labels("projection", n_columns)
     if role not in builder.roles.names:
         role = ""
-    return Card(title, source, scale, role=role, mask=absent)
+    source, scale = ScoreMap(name, (n_blocks, n_columns)), _scale_of(builder, name)
+    # Scores have a row for each block of the model, also for those that were not captured.
+    return Card(score_title(name), source, scale, range(n_blocks), columns, role, absent)
 
 
 def score_title(name: str) -> str:
@@ -124,7 +126,14 @@ def weight_card(builder: PlanBuilder, matrices: Matrices) -> Card:
     builder.add_scale("weights_summary", "weights", scale)
     absent = np.array([[name is None for name in row] for row in names])
     source = WeightSummary(names, show)
-    return Card(title, source, "weights_summary", tuple(matrices.kinds), mask=absent)
+    return Card(
+        title,
+        source,
+        "weights_summary",
+        matrices.block_numbers,
+        tuple(matrices.kinds),
+        mask=absent,
+    )
 
 
 def _scale_of(builder: PlanBuilder, name: str) -> str:

@@ -228,7 +228,7 @@ def _place_one(builder: PlanBuilder, card: Card, room: Box, shape: Shape, head_r
     _write_title(builder, card, box.x, head_bottom, shape)
     for row in range(0, rows, number_spacing(shape.cell_y, px(25))):
         middle = box.y + (row + 0.5) * shape.cell_y
-        builder.text_left_of(box.x - px(6), str(row), middle, COLUMN)
+        builder.text_left_of(box.x - px(6), str(card.blocks[row]), middle, COLUMN)
     _name_columns(builder, card, box)
     name = f"{'weights' if card.columns else 'score'} · {card.title}"
     builder.heatmaps.append(Heatmap(name, card.source, box, card.scale, card.mask))

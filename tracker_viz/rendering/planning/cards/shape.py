@@ -97,7 +97,8 @@ def _shape(
     px = builder.px
     gap, between = px(26), px(16)
     rows, columns = _most_cells(cards)
-    label = builder.text_width(str(rows - 1), COLUMN) + px(10)
+    last_block = max(max(card.blocks) for card in cards)
+    label = builder.text_width(str(last_block), COLUMN) + px(10)
     down = -(-len(cards) // across)
     wide = (box.width + gap) // across
     title_room = wide - label - gap + px(_AFTER_TITLE)

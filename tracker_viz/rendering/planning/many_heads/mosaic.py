@@ -40,7 +40,7 @@ def place_mosaic(builder: PlanBuilder, heads: Heads, area: Box, most_groups: int
     """
     px = builder.px
     n_blocks = len(heads.blocks)
-    label = builder.text_width(str(n_blocks - 1), _NUMBER) + px(12)
+    label = builder.text_width(str(max(heads.block_numbers)), _NUMBER) + px(12)
     wrapping = _best_wrapping(builder, heads, area, label, most_groups)
     rows = -(-n_blocks // wrapping.groups)
     boxes: list[Box] = []
@@ -105,7 +105,8 @@ def _place_group(
     source = Mosaic(tuple(maps), causal=heads.causal)
     rows, columns = source.shape
     box = Box(corner.x, corner.y, columns * wrapping.cell_px, rows * wrapping.cell_px)
-    name = f"{heads.title} · blocks {blocks.start} to {blocks.stop - 1}"
+    numbers = heads.block_numbers[blocks.start : blocks.stop]
+    name = f"{heads.title} · blocks {numbers[0]} to {numbers[-1]}"
     builder.heatmaps.append(Heatmap(name, source, box, heads.scale, source.mask()))
     pitch = (source.cells + 1) * wrapping.cell_px
     _number_sides(builder, heads, blocks, box, pitch)

@@ -226,7 +226,8 @@ def _mosaics(
     """
     px = builder.px
     summary = parts.summary if len(parts.heads) == 1 else None  # which may stand beside the mosaic
-    foot = beside_foot(builder, summary) if summary else 0
+    has_same_rows = summary is not None and summary.blocks == parts.heads[0].block_numbers
+    foot = beside_foot(builder, summary) if summary and has_same_rows else 0
     column = px(_COLUMN + 40) if summary and not parts.scores else 0
     if shows_role_map(builder):
         room, _ = cut_right(area, column)
@@ -241,7 +242,7 @@ def _mosaics(
         mosaic = place_mosaic(builder, heads, room, most_groups)
         bottom = max(bottom, mosaic.bottom)
         room = replace(room, x=mosaic.right + px(40))
-    if summary and len(builder.heatmaps) == 1:
+    if summary and has_same_rows and len(builder.heatmaps) == 1:
         right = place_beside(builder, summary, mosaic)
         return right_at(bottom_at(area, bottom + foot), right), list(parts.scores)
     if summary and not parts.scores:
