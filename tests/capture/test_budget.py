@@ -232,3 +232,10 @@ def test_mixing_maps_are_cut_as_attention_is_and_say_which_heads_remain():
     np.testing.assert_allclose(
         cut.arrays["blocks.3.mixer.mixing"][0], mixing[0, heads, :64, :64], atol=1e-3
     )
+
+
+def test_a_capture_without_attention_fits_a_budget_below_its_header():
+    weights = {"blocks.0.mlp.w_in": np.ones((64, 64), np.float32)}
+    axes = dict.fromkeys(weights, ("out", "in"))
+    (kept,) = fit(Capture(0, weights, axes), max_mb=0.01).arrays.values()
+    assert kept.shape == (8, 8)

@@ -177,6 +177,22 @@ def test_a_gate_in_the_second_half_is_known_by_its_activation(attend):
     assert torch.equal(found["mlp.w_up"], up)
 
 
+@pytest.mark.parametrize(
+    "activation", [torch.relu, torch.Tensor.relu, torch.nn.functional.softplus]
+)
+def test_a_gate_is_known_by_any_activation(activation):
+    class Swapped(SwappedGate):
+        def forward(self, x):
+            x, gate = self.ff_proj(x).chunk(2, dim=-1)
+            return self.ff_out(activation(gate) * x)
+
+    model = randomised(lambda: Model(lambda _: Residual(FusedAttention(by_kernel), Swapped())))
+    found = matrices(model, examine_plain(model)[0])
+    up, gate = model.blocks[0].mlp.ff_proj.weight.detach().chunk(2)
+    assert torch.equal(found["mlp.w_gate"], gate)
+    assert torch.equal(found["mlp.w_up"], up)
+
+
 def test_attention_written_by_hand_splits_its_fused_projection_too():
     model = randomised(lambda: Model(lambda _: Residual(FusedAttention(by_hand), two_layers())))
     found = matrices(model, examine_plain(model)[0])

@@ -177,6 +177,25 @@ def test_a_counter_that_begins_anew_with_every_epoch_is_noticed(caplog):
         "the next capture is at step 7; pass a counter that does not restart each epoch"
         in caplog.text
     )
+    # The end of the second epoch is step 12, and that of the third 18: not 6 again.
+    assert [capture.step for capture in captures] == [0, 4]
+
+
+def test_a_counter_that_goes_back_after_the_last_due_step_names_no_further_one(caplog):
+    recorder, captures = recorded(tiny(), Schedule.every(2, total_steps=4))
+    for _epoch in range(2):
+        for step in range(6):
+            recorder.step(step)
+    recorder.close()
+    assert "so none is due any more; pass a counter" in caplog.text
+    assert [capture.step for capture in captures] == [0, 2, 4]
+
+
+def test_a_counter_that_went_back_and_catches_up_is_captured_at_the_end():
+    recorder, captures = recorded(tiny(), Schedule.every(4))
+    for step in (1, 2, 3, 2, 3, 4, 5, 6):
+        recorder.step(step)
+    recorder.close()
     assert [capture.step for capture in captures] == [0, 4, 6]
 
 

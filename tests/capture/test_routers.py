@@ -119,8 +119,15 @@ def sqrt_of_softplus(gate, x):
     return probabilities, chosen, weights / weights.sum(-1, keepdim=True)
 
 
+def top_k_then_softplus(gate, x):
+    logits = gate(x)
+    values, chosen = logits.topk(K)
+    return F.softplus(logits), chosen, F.softplus(values)
+
+
 ROUTES = [
     softmax_then_top_k,
+    top_k_then_softplus,
     top_k_then_softmax,
     sigmoid_with_a_bias,
     one_expert,
