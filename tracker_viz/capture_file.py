@@ -48,10 +48,10 @@ _RISING_VALUES = _FLOAT16[_RISING]
 
 
 def compact(array: NDArray[Any]) -> NDArray[Any]:
-    """Store as float16 where it holds the range, else float32.
+    """Return the array as float16 where that holds its range, else as float32.
 
-    float16 keeps 11 significant bits between 6.1e-5 and 65504; an array that leaves that range at
-    the top, or lies wholly near its bottom, keeps float32. NaN and infinities are kept as they are.
+    float16 keeps 11 significant bits between 6.1e-5 and 65504; an array whose largest entry is
+    above 65504, or below 1e-3 and not 0, becomes float32. NaN and infinities are kept as they are.
     """
     array = np.asarray(array)
     if array.dtype == np.float16:
@@ -257,7 +257,7 @@ def _header(file: Any, path: Path, names: Collection[str] | None = None) -> Capt
         return CaptureHeader(
             step=_step(metadata["step"]),
             arrays=arrays,
-            labels={axis: tuple(map(str, names)) for axis, names in metadata["labels"].items()},
+            labels={axis: tuple(map(str, each)) for axis, each in metadata["labels"].items()},
             tokens_seen=tokens_seen,
             metrics={name: _number(value) for name, value in metadata["metrics"].items()},
             model=_described(ModelDescription, metadata["model"]),
@@ -352,8 +352,8 @@ def _number(value: Any) -> float:
 
 
 def _without_nonfinite(value: Any) -> Any:
-    """Return ``value`` for JSON, which has no NaN and no infinity: null and a text stand for
-    them."""
+    """Return ``value`` for JSON, which has no NaN and no infinity: NaN becomes null, an infinity
+    text."""
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, float) and math.isinf(value):

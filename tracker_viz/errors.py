@@ -1,7 +1,8 @@
-"""Every error that tracker_viz raises on purpose. Imported by all stations, imports none.
+"""Define every error that tracker_viz raises on purpose. Imported by all stations, imports none.
 
     TrackerVizError
     ├── ConfigError (ValueError)          an option, name or reference from the user is invalid
+    │   └── RunTakenError                 the run holds the captures of another training run
     ├── CaptureError                      a model or a probe cannot be captured
     │   ├── UnsupportedModelError         no attention seen, a fused kernel, a meta device, ...
     │   └── ProbeError (ValueError)       probe too long, token ids outside the vocabulary, ...

@@ -30,7 +30,9 @@ MAX_JSON_BYTES = 64 << 20
 MAX_LINES_BYTES = 512 << 20
 MAX_HEADER_BYTES = 16 << 20
 TORN = ".partial"
+# Half-written files of other hosts, whose processes are not seen here, are removed at this age.
 TORN_AFTER_S = 86_400.0
+# Temporary directories are removed at this age, if their process is dead.
 LEFT_AFTER_S = 600.0
 
 
@@ -255,11 +257,19 @@ def append_lines(lines: Sequence[str], path: Path) -> None:
     text = "".join(f"{line}\n" for line in lines).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
-        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+        if not _ends_a_line(file):
             text = b"\n" + text
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _ends_a_line(file: BinaryIO) -> bool:
+    """Return whether a file is empty, or its last line is whole."""
+    if not file.seek(0, os.SEEK_END):
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,5 @@
-"""The values that all packages pass to each other. They need numpy and the standard library only.
+"""Define the values that all packages pass to each other. They need numpy and the standard library
+only.
 
 model ──Recorder──▶ Capture ──▶ capture file ──▶ CaptureRef in a run (RunRef) ──▶ Capture ──▶ Frame
 ──▶ video

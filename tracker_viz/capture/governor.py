@@ -67,7 +67,7 @@ class CostLimit:
 
 
 class Governor:
-    """Times captures and decides, after each one, which due step is the next to be taken.
+    """Time captures and decide, after each one, which due step is the next to be taken.
 
     Args:
         schedule: which steps are due.
@@ -96,11 +96,12 @@ class Governor:
         self.limit = limit
         self.n_captures = 0
         self.n_left_out = 0
+        self.spent_s = 0.0
+        self.trained_s = 0.0
+        # Captures that an alarm asked for, beside the schedule.
         self._dense_s = 0.0
         self._dense_gaps: list[int] = []
         self._next_is_dense = False
-        self.spent_s = 0.0
-        self.trained_s = 0.0
         self._clock = clock
         self._background_s = background_s
         self._background_seen_s = 0.0
@@ -210,16 +211,18 @@ class Governor:
     def _gap(self, limit: CostLimit, cost_s: float, step_s: float) -> float:
         """Return the number of steps before the next capture where the end is not known.
 
-        What is left of ``free_s`` is spread over the next doublings of the step number, to the one
-        from which on the share alone pays. Spent at once, it would leave a long gap after the first
-        steps; spread to the end of a long training, it would leave a short one without a film.
+        While captures are paid out of ``free_s``, what is left of it is spread evenly over the next
+        doublings of the step number, at most to the step from which on the share pays for more.
+        Spent at once, it would leave a long gap after the first steps; spread to the end of a long
+        training, it would leave a short one without a film. Afterwards a capture waits until the
+        share has paid for it.
         """
-        free_captures = (limit.free_s - self.spent_s) / cost_s
-        # From this many steps on the share alone allows more than free_s.
-        pays_from = limit.paid_after_s(limit.free_s) / step_s
-        if free_captures >= 1 and self._n_steps < pays_from:
-            doublings = min(math.log2(pays_from / self._n_steps), _DOUBLINGS_AHEAD)
-            return self._n_steps * (2 ** (doublings / free_captures) - 1)
+        n_free = (limit.free_s - self.spent_s) / cost_s  # captures
+        share_pays_from = limit.paid_after_s(limit.free_s) / step_s  # steps
+        if n_free >= 1 and self._n_steps < share_pays_from:
+            doublings_left = math.log2(share_pays_from / self._n_steps)
+            doublings_a_capture = min(doublings_left, _DOUBLINGS_AHEAD) / n_free
+            return self._n_steps * (2**doublings_a_capture - 1)
         paid_after_s = limit.paid_after_s(self.spent_s + cost_s)
         return (paid_after_s - self.trained_s) / step_s
 

@@ -131,9 +131,8 @@ def _same(old: Tensor, new: Tensor) -> bool:
 
 
 def _forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
-    forward = inspect.unwrap(
-        wrapped_to_shard(model).forward
-    )  # accelerate wraps it and leaves __wrapped__
+    # accelerate wraps ``forward``, and leaves ``__wrapped__``.
+    forward = inspect.unwrap(wrapped_to_shard(model).forward)
     try:
         return inspect.signature(forward).parameters
     except (TypeError, ValueError):

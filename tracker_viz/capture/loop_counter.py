@@ -13,7 +13,7 @@ log = logging.getLogger("tracker_viz.capture")
 
 
 class LoopCounter:
-    """Turns a loop's own counter into finished optimizer steps.
+    """Turn a loop's own counter into finished optimizer steps.
 
     Attributes:
         offset: what is added to the counter: 1 for a loop that counts from 0, else 0.
@@ -25,12 +25,12 @@ class LoopCounter:
         self.start_step = start_step
         self.offset = 0
         self._is_known = counts_from is not None
-        self._went_back = False
+        self._highest = -1  # before it went back
         if counts_from == 0:
             self.offset = 1
 
     def finished(self, step: Any) -> int:
-        """Return the number of finished steps that ``step`` stands for; the first call tells
+        """Return how many optimizer steps are finished at the loop's ``step``; the first call shows
         whether the loop counts from 0 or from 1.
 
         Raises:
@@ -42,15 +42,27 @@ class LoopCounter:
             self.offset = int(number == self.start_step)
         return number + self.offset
 
-    def warn_once_that_it_went_back(self, before: int, step: int, next_call: int) -> None:
-        """Warn, at the first such step, that the loop's counter went back."""
-        if not self._went_back and distributed.is_main_process():
+    def note_going_back(self, before: int, step: int, next_call: int | None) -> None:
+        """Note that the loop's counter went back, and warn the first time.
+
+        Args:
+            next_call: the step at which a capture is due; None: none is due any more.
+        """
+        if self._highest < 0 and distributed.is_main_process():
+            next_one = "none is due any more"
+            if next_call is not None:
+                next_one = f"the next capture is at step {next_call}"
             log.warning(
                 "step went back from %d to %d: captures are numbered by the "
-                "optimizer steps of the whole run, so the next capture is at "
-                "step %d; pass a counter that does not restart each epoch",
+                "optimizer steps of the whole run, so %s; pass a counter that "
+                "does not restart each epoch",
                 before,
                 step,
-                next_call,
+                next_one,
             )
-        self._went_back = True
+        self._highest = max(self._highest, before)
+
+    def is_behind(self, step: int) -> bool:
+        """Return whether the counter went back, and has not passed again where it was: its number
+        is not that of the optimizer step."""
+        return step <= self._highest

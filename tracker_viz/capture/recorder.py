@@ -40,11 +40,11 @@ _NO_CALL: _Call = (-1, None, {})
 
 
 class Recorder:
-    """Captures what ``camera`` sees on the steps of ``schedule``.
+    """Capture what ``camera`` sees on the steps of ``schedule``.
 
     ``Capture.step`` counts finished optimizer steps. ``step(counter)`` is called after each of them
     with the loop's own counter. A loop may count from 0 (``enumerate``) or from 1: the first call
-    tells which, unless ``counts_from`` says so. A failure is logged, never raised.
+    shows which, unless ``counts_from`` says so. A failure is logged, never raised.
 
     Args:
         camera: has looked at the model already (``explore``), on every process that takes part.
@@ -136,13 +136,7 @@ class Recorder:
         is_out_of_reach = (failed and self.camera.sharded) or not self.camera.takes_part
         last, self._latest = self._latest, _NO_CALL
         if last is not _NO_CALL and not is_out_of_reach and self._n_failures < _MAX_FAILURES:
-            done = self._finished_steps(last[0])
-            if done is not None and done not in self._captured:
-                try:
-                    self._capture_timed(done, last)
-                except Exception:
-                    # If the device's failure ended the training, this capture usually fails, too.
-                    log.exception("could not capture the last step, %d", done)
+            self._capture_last(last)
         self._log_costs()
 
     def come_densely(self) -> None:
@@ -178,26 +172,34 @@ class Recorder:
         if done is None:
             return
         if step < before:
-            self._counter.warn_once_that_it_went_back(before, step, self._next_call)
+            next_call = self._next_call if self._next_call < _NEVER else None
+            self._counter.note_going_back(before, step, next_call)
             return
 
         self._release(metrics)
         if is_first:
-            due = self.schedule.next_due(self._counter.start_step)
             # What the user's script did between ``watch`` and here (data, compilation) is no
             # training that pays for captures.
             self.governor.start(done)
+            due = self.schedule.next_due(self._counter.start_step)
         else:
             due = self._next_call + self._counter.offset
-
         if due is not None and done >= due:
-            self._capture_timed(done, call)
-            if self._is_dense_wanted:
-                self._is_dense_wanted = False
-                self.governor.come_densely()
-            due, n_left_out = self.governor.next_step(done)
-            self._log_price(n_left_out, due)
+            due = self._capture_due(done, call)
+        self._wait_until(due)
 
+    def _capture_due(self, done: int, call: _Call) -> int | None:
+        """Capture the model, and return the next step to capture; None: no more."""
+        self._capture_timed(done, call)
+        if self._is_dense_wanted:
+            self._is_dense_wanted = False
+            self.governor.come_densely()
+        due, n_left_out = self.governor.next_step(done)
+        self._log_price(n_left_out, due)
+        return due
+
+    def _wait_until(self, due: int | None) -> None:
+        """Let ``step`` do nothing until ``due`` steps are finished; None: until the end."""
         if due is None or self._n_failures >= _MAX_FAILURES:
             due = _NEVER
         if self.camera.sharded:
@@ -206,8 +208,20 @@ class Recorder:
         if due < _NEVER:
             self._next_call = due - self._counter.offset
 
+    def _capture_last(self, call: _Call) -> None:
+        """Capture the model as it is at the end, unless that step was captured, or its number is
+        not known because the loop's counter went back."""
+        done = self._finished_steps(call[0])
+        if done is None or done in self._captured or self._counter.is_behind(call[0]):
+            return
+        try:
+            self._capture_timed(done, call)
+        except Exception:
+            # If the device's failure ended the training, this capture usually fails, too.
+            log.exception("could not capture the last step, %d", done)
+
     def _finished_steps(self, step: Any) -> int | None:
-        """Return how many optimizer steps the loop's counter stands for, or None where it is no
+        """Return how many optimizer steps are finished, by the loop's counter; None where it is no
         whole number.
 
         Raises:

@@ -21,7 +21,7 @@ _NEVER_HELD_BACK = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 class Speller:
-    """Spells token ids.
+    """Spell token ids.
 
     Args:
         decode: a function of one id, or of a list of ids; anything with such a ``decode``; a table
@@ -46,7 +46,7 @@ class Speller:
         return self._text(token) is not None
 
     def spelled(self, tokens: Sequence[int]) -> tuple[str, ...]:
-        """Return the text of every token; says in the log where none has one."""
+        """Return the text of every token; where none has one, log it."""
         texts = tuple(map(self, tokens))
         if tokens and not any(map(self.knows, tokens)):
             log.warning(
@@ -111,10 +111,10 @@ def _not_negative(token: Any) -> int:
     return token
 
 
-def _as_text(said: Any) -> str | None:
-    """Return what a decoder said as text; None where it is none."""
-    if isinstance(said, list | tuple) and len(said) == 1:
-        said = said[0]
-    if isinstance(said, bytes):
-        return said.decode("utf-8", errors="replace")
-    return said if isinstance(said, str) else None
+def _as_text(decoded: Any) -> str | None:
+    """Return what a decoder gave as text; None where it is none."""
+    if isinstance(decoded, list | tuple) and len(decoded) == 1:
+        decoded = decoded[0]
+    if isinstance(decoded, bytes):
+        return decoded.decode("utf-8", errors="replace")
+    return decoded if isinstance(decoded, str) else None

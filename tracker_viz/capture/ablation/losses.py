@@ -202,14 +202,12 @@ class LossMeter:
         ):
             while start < len(rows):
                 batch = rows[start : start + self._batch_size(rows)].to(device)
-                logits = self._logits(batch[:, :-1])
-                losses.append(
-                    F.cross_entropy(
-                        logits.float().flatten(0, 1), batch[:, 1:].flatten(), reduction="none"
-                    )
-                    .unflatten(0, (len(batch), -1))
-                    .cpu()
+                read, following = batch[:, :-1], batch[:, 1:]
+                logits = self._logits(read).float()
+                of_tokens = F.cross_entropy(
+                    logits.flatten(0, 1), following.flatten(), reduction="none"
                 )
+                losses.append(of_tokens.view(following.shape).cpu())
                 start += len(batch)
         return torch.cat(losses)
 

@@ -1,4 +1,4 @@
-"""Find where the heads of each block lie side by side: in the input of the block's output
+"""Find the tensor that holds the heads of a block side by side: the input of its output
 projection, ``[..., head * d_head]``.
 
 There one head can be replaced without touching the others, whatever the attention in front of it

@@ -18,8 +18,8 @@ from torch import Tensor
 from tracker_viz.capture.attention.axes import Axes, possible_axes
 from tracker_viz.capture.attention.probabilities import repeated
 
-# values -> the kernel's output for them, with all other arguments unchanged
-Kernel = Callable[[Tensor], Tensor]
+# values -> a kernel's output for them, with all other arguments unchanged
+Mix = Callable[[Tensor], Tensor]
 
 # Channels that are kept of a mixer that mixes every channel in its own way.
 N_CHANNELS = 8
@@ -46,11 +46,11 @@ class Answer:
     channels: tuple[int, ...] = ()
 
 
-def ask(kernel: Kernel, value: Tensor, output: Tensor, n_rows: int, length: int) -> Answer | None:
-    """Return the matrix that ``kernel`` multiplies its values by, or None if there is none.
+def ask(mix: Mix, value: Tensor, output: Tensor, n_rows: int, length: int) -> Answer | None:
+    """Return the matrix that a kernel multiplies its values by, or None if there is none.
 
     Args:
-        kernel: called once for every ``channels`` columns, ``length / channels`` times in all.
+        mix: calls it; once for every ``channels`` columns, so ``length / channels`` times in all.
         value: what the model gave it, with rows and positions of the probe on axes of their own or
             packed into one; heads may be shared by those of the output.
         output: what it returned.
@@ -62,7 +62,7 @@ def ask(kernel: Kernel, value: Tensor, output: Tensor, n_rows: int, length: int)
         mixed = axes.canonical(output).transpose(1, 2).float()
         if mixed.shape[-1] != values.shape[-1] or mixed.shape[1] % values.shape[1]:
             continue
-        matrix = _by_columns(kernel, value, axes)
+        matrix = _by_columns(mix, value, axes)
         error = difference(torch.matmul(matrix, repeated(values, matrix.shape[1])), mixed)
         if error <= tolerated(output):
             return Answer(matrix, error, values)
@@ -145,7 +145,7 @@ def is_trivial(matrix: Tensor) -> bool:
     return not bool(torch.count_nonzero(matrix.tril(-1)))
 
 
-def _by_columns(kernel: Kernel, value: Tensor, axes: Axes) -> Tensor:
+def _by_columns(mix: Mix, value: Tensor, axes: Axes) -> Tensor:
     n_rows, length, n_heads, width = axes.canonical(value).shape
     columns = []
     for first in range(0, length, width):
@@ -153,7 +153,7 @@ def _by_columns(kernel: Kernel, value: Tensor, axes: Axes) -> Tensor:
         identity = value.new_zeros(n_rows, length, n_heads, width)
         place = torch.arange(n_columns, device=value.device)
         identity[:, first + place, :, place] = 1
-        answer = axes.canonical(kernel(axes.original(identity)))
+        answer = axes.canonical(mix(axes.original(identity)))
         columns.append(answer[..., :n_columns].float())
     return torch.cat(columns, dim=-1).transpose(1, 2)
 

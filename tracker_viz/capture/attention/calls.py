@@ -1,4 +1,4 @@
-"""One call that mixes tokens, and where in a model it was made.
+"""Describe one call that mixes tokens, and where in a model it was made.
 
 ``AttentionWatch`` makes ``AttentionCall`` values; ``ModuleStack`` tells it which modules are
 running.

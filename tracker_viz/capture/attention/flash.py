@@ -1,5 +1,5 @@
-"""Work out in the open what the kernels of the flash_attn package compute, from the arguments of a
-call. ``AttentionWatch`` calls this instead of the kernel, which takes no float32."""
+"""Compute what the kernels of the flash_attn package compute, in plain torch, from the arguments of
+a call. ``AttentionWatch`` calls this instead of the kernel, which takes no float32."""
 
 from __future__ import annotations
 

@@ -162,9 +162,11 @@ def _kernels_in(owner: Any, *, known_only: bool = False) -> list[Binding]:
 def _called_from(file: str) -> list[str]:
     """Return the files of the same package that a file takes functions from."""
     package = file.partition(".")[0]
-    names = []
-    # A file that is not loaded is read as ``types``, none of whose functions are in its package.
-    for value in list(vars(sys.modules.get(file, types)).values()):
+    loaded = sys.modules.get(file)
+    names: list[str] = []
+    if loaded is None:
+        return names
+    for value in list(vars(loaded).values()):
         if isinstance(value, types.FunctionType):
             other = value.__module__ or ""
             if other != file and other.partition(".")[0] == package:
@@ -187,7 +189,7 @@ def _may_be_kernel(value: Any) -> bool:
     if isinstance(value, type | nn.Module | types.ModuleType) or not callable(value):
         return False
     if not isinstance(value, types.FunctionType | types.BuiltinFunctionType | functools.partial):
-        # A custom operator, or an object that stands for a function.
+        # A custom operator, or an object around a function.
         return hasattr(value, "__wrapped__")
     return not _is_not_searched(getattr(value, "__module__", None) or "")
 

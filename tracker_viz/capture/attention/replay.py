@@ -7,6 +7,7 @@ by ``replay_search``; this module runs, and asks at places that are known (``Rep
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -29,7 +30,7 @@ from tracker_viz.capture.attention.asking import (
 from tracker_viz.capture.attention.axes import Axes
 from tracker_viz.capture.attention.probabilities import looks_back_only, repeated
 
-# Stand for a function: what enters the module, and what it returns.
+# In place of a function's name: what enters the module, and what it returns.
 _ENTERING, _RETURNED = "entering", "returned"
 _PLAIN = (Tensor, nn.Parameter, tuple, list)
 
@@ -307,7 +308,7 @@ def _instead(given: Tensor, _own: Tensor) -> Tensor:
 
 
 def _identities(canonical: Tensor, how: How, n_taps: int, length: int) -> Iterator[Tensor]:
-    """Yield what stands in place of the values [row, position, head, channel] in each run."""
+    """Yield what takes the place of the values [row, position, head, channel] in each run."""
     if how == "heads":
         width = canonical.shape[-1]
         for first in range(0, length, width):
@@ -357,7 +358,7 @@ def _is_called_by_a_hook() -> bool:
 
 def _changed(values: Any, index: int, change: Callable[[Tensor], Tensor]) -> Any:
     """Return values with their tensor ``index`` (in the order of ``tensors_of``) changed."""
-    numbers = iter(range(1 << 40))
+    numbers = itertools.count()
 
     def replaced(value: Any) -> Any:
         if isinstance(value, Tensor):

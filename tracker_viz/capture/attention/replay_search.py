@@ -161,7 +161,7 @@ class ReplaySearch:
         return self._first_answer(place, letters, asked, mixed)
 
     def _is_mixed_before(self, place: Place) -> bool:
-        """Return whether the values of a token tell of earlier ones already."""
+        """Return whether the values of a token depend on earlier ones already."""
         own, given = self._given[place].tensor, []
 
         def give(at: Place, tensor: Tensor, _function: Any) -> None:
@@ -175,7 +175,7 @@ class ReplaySearch:
         return any(given)
 
     def _mixes_after(self, place: Place) -> bool:
-        """Return whether what the module returns for a token tells of what this place takes for
+        """Return whether what the module returns for a token depends on what this place takes for
         earlier ones; False where no function gave it as it is (it was written piece by piece)."""
         giver = self._giver[place]
         letters = self._reading(self._own[place])
@@ -230,9 +230,9 @@ class ReplaySearch:
         return bool(change[:, change.shape[1] // 2 :].abs().max() > 1e-3 * tolerated(own))
 
     def _reach(self, response: Tensor) -> int:
-        """Return over how many tokens what the first one gave is heard of."""
-        heard = self._by_token(response, self._reading(response)).abs().amax((0, 2))
-        places = (heard > 0).nonzero()
+        """Return the number of tokens, from the first on, that what the first one gave reaches."""
+        sizes = self._by_token(response, self._reading(response)).abs().amax((0, 2))
+        places = (sizes > 0).nonzero()
         return int(places.max()) + 1 if len(places) else 1
 
     def _reading(self, tensor: Tensor) -> str:

@@ -47,7 +47,8 @@ from tracker_viz.capture.attention.probabilities import (
     rows_sum_to_one,
     softmaxed,
 )
-from tracker_viz.capture.tracing.parameter_trace import ParameterTrace, is_matrix_product
+from tracker_viz.capture.tracing.functions import is_matrix_product
+from tracker_viz.capture.tracing.parameter_trace import ParameterTrace
 from tracker_viz.errors import ProbeError
 
 # As a module calls it, and as an autograd function of somebody's own does.
@@ -78,9 +79,9 @@ class AttentionWatch(TorchFunctionMode):
         evidence: gathers what the pass tells about the parameters; with it, ``P V`` is also
             compared with what the model's own kernel gave, and indices of embeddings are checked.
             None: only look at attention.
-        vocabulary: projections to so many outputs are given to ``logits``; None: they are not.
-        logits: stands for them, see ``ProbePass.logits``; without it their result is zeros, because
-            nobody reads the logits.
+        vocabulary: projections to so many outputs are replaced by ``logits``; None: they are not.
+        logits: see ``ProbePass.logits``; without it their result is zeros, because nobody reads the
+            logits.
         unanswered: kernels that gave no answer before, and are not asked again.
 
     Attributes:

@@ -66,8 +66,8 @@ class Budget:
             raise ConfigError(f"max_mb must be greater than 0; got {max_mb}")
         self.max_mb = max_mb
         self._heads = HeadChoice()
-        self._was_said = False
-        self._routers_were_said = False
+        self._was_logged = False
+        self._routers_were_logged = False
 
     def resume(self, labels: Mapping[str, Sequence[str]], scored: Iterable[Capture]) -> None:
         """Go on with a run.
@@ -87,7 +87,7 @@ class Budget:
         map's first rows are whole without the later ones), then heads, then blocks, evenly spaced.
         Weights become evenly spaced samples. Routers keep the rows and positions that attention
         keeps; where they take more than a fifth of the whole, the routers of some blocks are kept,
-        evenly spaced. What was left out is said in ``labels`` (``probe``, ``blocks.<i>.head``), in
+        evenly spaced. What was left out is named in ``labels`` (``probe``, ``blocks.<i>.head``), in
         ``model['cut']``, and once in the log.
         """
         capture = without_hidden_rows(capture)
@@ -107,7 +107,7 @@ class Budget:
         kept, n_routers, n_routers_there = thinned_routers(made.arrays, for_routers)
         if n_routers < n_routers_there:
             made.cut["router_blocks"] = n_routers
-            self._say_routers_once(n_routers, n_routers_there)
+            self._log_routers_once(n_routers, n_routers_there)
 
         weights, for_weights = parts.weights, available + for_routers - _nbytes(kept)
         if _nbytes(weights) > for_weights:
@@ -138,7 +138,7 @@ class Budget:
         for name, array in parts.by_position.items():
             made.arrays[name] = array[list(size.rows), ..., : size.positions]
         made.cut |= {**size.description(), "of": whole.description()}
-        self._say_once(size.description(), whole.description())
+        self._log_once(size.description(), whole.description())
         return made
 
     def _add_cut_map(self, made: _Made, name: str, size: MapSize, capture: Capture) -> None:
@@ -157,10 +157,10 @@ class Budget:
         if len(chosen) < len(there) or axis in capture.labels:
             made.labels[axis] = tuple(there[index] for index in chosen)
 
-    def _say_once(self, cut: Mapping[str, int], whole: Mapping[str, int]) -> None:
-        if self._was_said:
+    def _log_once(self, cut: Mapping[str, int], whole: Mapping[str, int]) -> None:
+        if self._was_logged:
             return
-        self._was_said = True
+        self._was_logged = True
         names = {"heads": "heads a block", "probe_rows": "probe rows"}
         parts = []
         for name in ("probe_rows", "positions", "heads", "blocks"):
@@ -173,10 +173,10 @@ class Budget:
             ", ".join(parts),
         )
 
-    def _say_routers_once(self, n_kept: int, n_there: int) -> None:
-        if self._routers_were_said:
+    def _log_routers_once(self, n_kept: int, n_there: int) -> None:
+        if self._routers_were_logged:
             return
-        self._routers_were_said = True
+        self._routers_were_logged = True
         log.info(
             "to fit max_mb=%g, captures keep the routers of %d of %d blocks "
             "token by token; scores still cover all experts and tokens",

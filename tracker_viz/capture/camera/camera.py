@@ -38,7 +38,11 @@ from tracker_viz.capture.probe import Probe, check_probe
 from tracker_viz.capture.routing.by_block import Choices, choices_by_block, router_modules
 from tracker_viz.capture.routing.routers import RouterWatch
 from tracker_viz.capture.signals.chosen import chosen_signals
-from tracker_viz.capture.signals.not_finite import are_finite, first_not_finite, said_of
+from tracker_viz.capture.signals.not_finite import (
+    are_finite,
+    description_of,
+    first_not_finite,
+)
 from tracker_viz.capture.signals.probe_pass import ProbePass
 from tracker_viz.capture.signals.signal import SignalArray
 from tracker_viz.capture.weights.matrices import Pooling, Projection
@@ -55,7 +59,7 @@ MAX_SCORED_ENTRIES = 1 << 28
 
 
 class Camera:
-    """Takes captures of one model on one probe: call ``explore`` once, then ``take``. For a sharded
+    """Take captures of one model on one probe: call ``explore`` once, then ``take``. For a sharded
     model call both on every process; only the main process gets arrays.
 
     Args:
@@ -232,9 +236,11 @@ class Camera:
             )
         self._signal_arrays = list(seen.arrays(attention))
         self._not_finite = None
-        is_finite = are_finite(self._signal_arrays)
-        # Every process of a sharded model takes part in the pass that looks for the module.
-        if distributed.any_of(not is_finite) if self.sharded else not is_finite:
+        is_broken = not are_finite(self._signal_arrays)
+        if self.sharded:
+            # Every process takes part in the pass that looks for the module.
+            is_broken = distributed.any_of(is_broken)
+        if is_broken:
             self._not_finite = first_not_finite(
                 self.model, input_ids, self._forward, sharded=self.sharded
             )
@@ -364,7 +370,7 @@ class Camera:
             labels=held.labels,
             tokens_seen=tokens_seen,
             metrics=metrics,
-            model=self.model_info | said_of(self._not_finite),
+            model=self.model_info | description_of(self._not_finite),
             probe=self._described_probe,
         )
 

@@ -23,7 +23,7 @@ def chosen_projections(
 
     Args:
         wanted: names or patterns (``mlp.*``); all that were found if None.
-        by_hand: the user said where each is, so any matrix of a block could be named.
+        by_hand: the user named the parameter of each, so any matrix of a block could be meant.
 
     Raises:
         ConfigError: one of them finds nothing.

@@ -2,8 +2,8 @@
 attends, and its projections.
 
 Called once by the Recorder, before training (and again if the model changes). Nothing is looked up
-by model name: blocks are the numbered modules in which attention was seen to happen, and parameters
-are told apart by name and shape.
+by model name: blocks are the numbered modules in which attention was seen, and parameters are named
+by their use in the pass (``projections``).
 """
 
 from __future__ import annotations

@@ -125,9 +125,9 @@ def _replayed(
     """Look again at blocks in which nothing was seen; at the whole model if None.
 
     Args:
-        watch: of the first look; gets a sentence about each module that mixes tokens, and of which
-            nothing is said yet.
-        unclear: modules of which something will be said.
+        watch: of the first look; gets a sentence about each module that mixes tokens and has none
+            yet.
+        unclear: modules that get a sentence elsewhere.
     """
     plans, calls, refused = find_replays(model, input_ids, forward, blocks)
     known = {module for module, _ in watch.asker.unanswered} | {*unclear}

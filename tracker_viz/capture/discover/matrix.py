@@ -206,9 +206,9 @@ def _is_transposed(module: nn.Module, parameter: Tensor, path: str, d_model: int
     some stacks of experts [in, out]."""
     if isinstance(module, nn.Linear):
         return False
-    said = getattr(module, "is_transposed", None)  # Hugging Face's stacks of experts say it
-    if isinstance(said, bool):
-        return said
+    is_transposed = getattr(module, "is_transposed", None)  # of Hugging Face's stacks of experts
+    if isinstance(is_transposed, bool):
+        return is_transposed
     if type(module).__name__ == "Conv1D":
         return True
     if parameter.ndim == 2:

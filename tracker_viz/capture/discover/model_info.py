@@ -20,7 +20,7 @@ from tracker_viz.capture.weights.adapters import inside_wrapper, kinds
 from tracker_viz.capture.weights.gathering import Gatherer
 from tracker_viz.capture.weights.matrices import Projection
 
-# Weights that a person is not told of one by one: single experts, adapters' own matrices.
+# Weights that the line for a person leaves out: single experts, adapters' own matrices.
 _BESIDE = re.compile(r"\.(experts|lora_[ab])(\.|$)")
 
 # Names of the modules that ran at a call of attention, and how many calls the innermost of them had
@@ -61,7 +61,7 @@ class ModelStructure:
             block does not attend.
         n_heads: query heads of every block; 0 where it does not attend.
         n_kv_heads: key/value heads of every block; equal to ``n_heads`` where they are not shared
-            or could not be told.
+            or their number is not known.
         error: largest ``|P V - output|`` of any call that could be checked.
         left_out: what looked like attention and could not be shown, in words, each once.
         unnamed: matrices of the blocks that no projection shows, path within a block -> numbers of
@@ -233,6 +233,7 @@ def _blocks_in_words(blocks: Sequence[int], n_blocks: int) -> str:
 
 
 def first_of(left_out: Sequence[str]) -> str:
+    """Return the first three, and how many follow."""
     parts = list(left_out[:3])
     if len(left_out) > 3:
         parts.append(f"and {len(left_out) - 3} more")

@@ -10,6 +10,9 @@ from tracker_viz.capture.discover.projections import seen_attentions
 from tracker_viz.capture.tracing.origins import Origins
 from tracker_viz.errors import UnsupportedModelError
 
+# In place of a group that was not seen; no process group is this object.
+_UNKNOWN = object()
+
 
 def group_of_heads(origins: Origins, block: str, attention: Sequence[str]) -> Any:
     """Return the process group over which a block's heads are split; None where every process sees
@@ -39,7 +42,3 @@ def group_of_heads(origins: Origins, block: str, attention: Sequence[str]) -> An
             "gathered checkpoints afterwards (tracker-viz backfill)"
         )
     return groups[0]
-
-
-# Stands for a group that was not seen; no process group is this object.
-_UNKNOWN = object()

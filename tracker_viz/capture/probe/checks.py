@@ -28,6 +28,11 @@ def check_probe(probe: Probe, *, vocab_size: int | None, context_length: int | N
 
 
 def check_ids(input_ids: Tensor, vocab_size: int) -> None:
+    """Check that all ids are in the vocabulary.
+
+    Raises:
+        ProbeError: one is not.
+    """
     low, high = int(input_ids.min()), int(input_ids.max())
     if low < 0 or high >= vocab_size:
         wrong = low if low < 0 else high
@@ -38,6 +43,11 @@ def check_ids(input_ids: Tensor, vocab_size: int) -> None:
 
 
 def check_score_rows(score_rows: Any) -> None:
+    """Check that the number of hidden rows is a whole number, 0 or more.
+
+    Raises:
+        ProbeError: it is not.
+    """
     if isinstance(score_rows, bool) or not isinstance(score_rows, int) or score_rows < 0:
         raise ProbeError(
             f"score_rows is the number of hidden rows of each kind, 0 for none; got {score_rows!r}"
@@ -45,9 +55,18 @@ def check_score_rows(score_rows: Any) -> None:
 
 
 def chosen_length(length: int | None, context_length: int | None, text: Tensor | None) -> int:
-    most = DEFAULT_LENGTH if context_length is None else context_length
+    """Return the tokens of a row: ``length``, or as many as context and text allow, at most 128.
+
+    Raises:
+        ProbeError: the model's context or the text is shorter, or a row cannot hold a repetition.
+    """
     if length is None:
-        length = min(DEFAULT_LENGTH, most, *([] if text is None else [len(text)]))
+        limits = [DEFAULT_LENGTH]
+        if context_length is not None:
+            limits.append(context_length)
+        if text is not None:
+            limits.append(len(text))
+        length = min(limits)
     elif context_length is not None and length > context_length:
         raise ProbeError(
             f"the probe would have {length} tokens a row and the model's context holds "

@@ -54,7 +54,7 @@ def probe_from_ids(
     """
     ids = _checked_ids(input_ids)
     spell = Speller(decode)
-    drawn = Probe(ids, tuple(_recognised(row, spell) for row in ids), spell)
+    drawn = Probe(ids, tuple(_recognized(row, spell) for row in ids), spell)
     check_score_rows(score_rows)
     if vocab_size is None or not score_rows:
         return drawn
@@ -140,7 +140,7 @@ def _shared_first_token(probe: Probe) -> int | None:
     return None
 
 
-def _recognised(row: Tensor, spell: Speller) -> ProbeRow:
+def _recognized(row: Tensor, spell: Speller) -> ProbeRow:
     found = find_repetition(row.tolist())
     tokens = spell.spelled(row.tolist())
     return ProbeRow("text", tokens) if found is None else ProbeRow("repeated", tokens, *found)

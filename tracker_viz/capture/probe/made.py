@@ -51,19 +51,18 @@ def make_probe(
         period: distinct random tokens before they repeat. Keep it within the distances of training:
             with rotary positions, unseen distances hide induction heads. The default gives
             ``copies`` copies, but is at least 3 if the row has room for two copies of 3: with fewer
-            tokens, attention to an earlier copy cannot be told apart. Hidden rows have periods a
-            quarter shorter and longer than the default, or only shorter than a given ``period``.
+            tokens, attention to an earlier copy is attention to a nearby token. Hidden rows have
+            periods a quarter shorter and longer than the default, or only shorter than a given
+            ``period``.
         seed: of a private random generator; the same arguments give the same probe.
         score_rows: hidden rows of each kind; 0: none. Each costs about as much as a drawn row.
 
     Raises:
         ProbeError: the arguments do not fit each other or the model.
     """
-    text = (
-        None
-        if text_ids is None
-        else torch.as_tensor(text_ids, device="cpu").reshape(-1).to(torch.int64)
-    )
+    text = None
+    if text_ids is not None:
+        text = torch.as_tensor(text_ids, device="cpu").reshape(-1).to(torch.int64)
     length = chosen_length(length, context_length, text)
     start = 0 if bos_id is None else 1
     first, last = token_range or (0, vocab_size)

@@ -1,4 +1,4 @@
-"""The probe and its rows, as values: which tokens, of what kind, and which rows are hidden."""
+"""Hold the probe and its rows: which tokens, of what kind, and which rows are hidden."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tracker_viz.capture.spelling import Speller
 
 @dataclass(frozen=True, slots=True)
 class ProbeRow:
-    """Describes one row of the probe.
+    """Describe one row of the probe.
 
     Attributes:
         tokens: text of every token; empty in a hidden row.
@@ -128,6 +128,7 @@ class Probe:
 
 
 def with_hidden_rows(drawn: Probe, hidden: Sequence[tuple[Tensor, ProbeRow]]) -> Probe:
+    """Return the probe with hidden rows, each as its ids, int64 [position], and its description."""
     if not hidden:
         return drawn
     ids = torch.stack([ids for ids, _ in hidden])

@@ -10,7 +10,7 @@ Called by ``Camera``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +52,11 @@ _SQUASHINGS: dict[Any, str] = {
     torch.special.expit: "sigmoid",
     F.softplus: "softplus",
 }
+_SQUASHED: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda logits: logits.softmax(-1),
+    "sigmoid": torch.sigmoid,
+    "softplus": F.softplus,
+}
 _ROOTS = {torch.sqrt, Tensor.sqrt}
 _TOP_K = {torch.topk, Tensor.topk}
 _LARGEST = {torch.max, Tensor.max, torch.argmax, Tensor.argmax}
@@ -63,11 +68,12 @@ class Routing:
 
     Attributes:
         modules: names of the modules that were running at the choice, outermost first.
-        probabilities: [probe, token, expert], 0..1: the router's logits through its own softmax or
-            sigmoid, before the choice. Rows sum to 1 for ``softmax`` alone.
+        probabilities: [probe, token, expert]: the router's logits through its own squashing, before
+            the choice. Rows sum to 1 for ``softmax`` alone.
         chosen: int64 [probe, token, choice]: the experts that each token went to.
         weights: [probe, token, choice]: what the model multiplies their outputs by.
-        squashing: ``softmax``, ``sigmoid`` or ``sqrt of softplus`` (above 0, without a limit).
+        squashing: ``softmax``, ``sigmoid``, ``softplus`` or ``sqrt of softplus`` (these above 0,
+            without a limit).
     """
 
     modules: tuple[str, ...]
@@ -197,10 +203,7 @@ class RouterWatch(TorchFunctionMode):
             return
         logits, choice.logits = choice.logits.float(), None
         choice.squashing = squashing
-        squashed = logits.sigmoid()
-        if squashing == "softmax":
-            squashed = logits.softmax(-1)
-        choice.probabilities = squashed.to(self._dtype)
+        choice.probabilities = _SQUASHED[squashing](logits).to(self._dtype)
         # What was followed so far were logits.
         choice.weights = None
 

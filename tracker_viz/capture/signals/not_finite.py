@@ -24,9 +24,9 @@ def are_finite(measured: Sequence[SignalArray]) -> bool:
     return not streams or bool(torch.isfinite(torch.cat(streams)[..., 0]).all())
 
 
-def said_of(module: str | None) -> dict[str, str]:
-    """Return what ``Capture.model`` says of the first module that is not finite; None: there is
-    none."""
+def description_of(module: str | None) -> dict[str, str]:
+    """Return the entry of ``Capture.model`` about the first module that is not finite; none where
+    all are."""
     return {} if module is None else {"not_finite": module}
 
 

@@ -92,8 +92,8 @@ class ProbePass:
         return noted
 
     def logits(self, entering: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Stand for ``F.linear`` to the vocabulary: return logits [..., vocabulary] that are zeros
-        but in rows that a signal reads."""
+        """Return, in place of ``F.linear`` to the vocabulary, logits [..., vocabulary] that are
+        zeros but in rows that a signal reads."""
         logits = entering.new_zeros(*entering.shape[:-1], weight.shape[0])
         self._leaves_out_logits = True
         # A vocabulary that is sharded over processes would have to be gathered.

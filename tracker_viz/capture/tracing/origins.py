@@ -18,61 +18,24 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch.utils.weak import WeakIdKeyDictionary
+
+from tracker_viz.capture.tracing.functions import (
+    ACTIVATIONS,
+    CONVOLUTIONS,
+    PRODUCTS,
+    WITH_ADDEND,
+    is_in_place,
+    makes_new,
+    rows_are_second,
+    takes_form_of_second,
+    takes_query_key_value,
+)
 
 # Marks what comes from more weights than a block has: the residual stream.
 MANY = "@many"
 _ATTENTION = "@attention "
 _MOST_WEIGHTS = 64
-
-_PRODUCTS = {
-    F.linear,
-    F.bilinear,
-    F.conv1d,
-    torch.conv1d,
-    torch.einsum,
-    torch.matmul,
-    Tensor.matmul,
-    Tensor.__matmul__,
-    Tensor.__rmatmul__,
-    torch.mm,
-    Tensor.mm,
-    torch.bmm,
-    Tensor.bmm,
-    torch.addmm,
-    Tensor.addmm,
-    torch.baddbmm,
-    Tensor.baddbmm,
-    torch.tensordot,
-}
-for _module, _name in ((F, "grouped_mm"), (torch, "_grouped_mm")):
-    if hasattr(_module, _name):  # newer versions of torch have it
-        _PRODUCTS.add(getattr(_module, _name))
-# The first of their operands is added, not multiplied.
-_WITH_ADDEND = {torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm}
-_CONVOLUTIONS = {F.conv1d, torch.conv1d}
-_ACTIVATIONS = {
-    F.silu,
-    F.gelu,
-    F.relu,
-    F.sigmoid,
-    F.softplus,
-    torch.relu,
-    Tensor.relu,
-    torch.sigmoid,
-    Tensor.sigmoid,
-    torch.tanh,
-    Tensor.tanh,
-    torch.nn.functional.tanh,
-    F.mish,
-    F.relu6,
-    F.elu,
-    F.leaky_relu,
-    F.hardswish,
-}
-# flex_attention and fused kernels: query, key and value come first.
-_KERNEL_WORDS = ("attention", "attn", "flash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,17 +129,17 @@ class Origins:
             made = [args[0]]
         if not made:
             return
-        if _makes_new(func):
+        if makes_new(func):
             return
         operands = list(_tensors((*args, *kwargs.values())))
-        if _takes_form_of_second(func):
+        if takes_form_of_second(func):
             operands = operands[:1]
         origins = [self._origin(operand, running) for operand in operands]
         if func is F.multi_head_attention_forward:
             # Its own output projection comes last, and its names tell its parts.
             self._set(made, Origin(frozenset(self._names_of(origins))))
             return
-        if _takes_query_key_value(func):
+        if takes_query_key_value(func):
             keys, values = operands[1:3]
             ratio = keys.shape[-1] / max(values.shape[-1], 1)
             query, key, value = (each or _NOWHERE for each in origins[:3])
@@ -188,7 +151,7 @@ class Origins:
         origin = self._of_output(func, args, operands, origins, running)
         if origin is not None:
             self._set(made, origin)
-            if _is_in_place(func):
+            if is_in_place(func):
                 self._set(operands[:1], origin)
                 self._written_through(operands[0], origin)
 
@@ -218,11 +181,11 @@ class Origins:
         activations = [each for each in origins if each is not None and not each.is_weight]
         weights = [each for each in origins if each is not None and each.is_weight]
         # Two: with an adapter beside it.
-        if func in _ACTIVATIONS and activations and len(activations[0].weights) <= 2:
+        if func in ACTIVATIONS and activations and len(activations[0].weights) <= 2:
             self.activated |= activations[0].weights
-        if func in _PRODUCTS:
+        if func in PRODUCTS:
             factors = list(zip(operands, origins, strict=True))
-            if func in _WITH_ADDEND:
+            if func in WITH_ADDEND:
                 factors = factors[1:]
             return self._of_product(func, args, factors, running)
         if activations:
@@ -248,7 +211,7 @@ class Origins:
         if not activations:
             return Origin(of_weights, is_weight=True) if weights else None
         came_from = _joined([origin for _, origin in activations])
-        if func in _CONVOLUTIONS:
+        if func in CONVOLUTIONS:
             return came_from  # along positions, channel by channel, where a decoder has one
         if weights:
             for name in of_weights:
@@ -262,7 +225,7 @@ class Origins:
         if left_origin.scores is not None and right_origin.scores is None:
             return self._attended(running, *left_origin.scores, right_origin.weights)
         scores = left_origin.weights, right_origin.weights
-        if func is torch.einsum and _rows_are_second(args):
+        if func is torch.einsum and rows_are_second(args):
             scores = scores[1], scores[0]
         return Origin(came_from.weights, scores)
 
@@ -334,7 +297,7 @@ class Origins:
 
 
 def is_attention_mark(name: str) -> bool:
-    """Return whether a name among weights stands for what an attention made."""
+    """Return whether a name among weights is the mark of what an attention made."""
     return name.startswith(_ATTENTION)
 
 
@@ -345,41 +308,6 @@ def group_of_rows(tensor: Tensor) -> Any:
     if len(split) != 1:
         return None
     return tensor.device_mesh.get_group(split[0])  # type: ignore[attr-defined]
-
-
-def _takes_query_key_value(func: Any) -> bool:
-    if func is F.scaled_dot_product_attention:
-        return True
-    if isinstance(func, HigherOrderOperator):
-        return func.name() == "flex_attention"
-    if not isinstance(func, OpOverload | OpOverloadPacket):
-        return False
-    return any(word in str(func) for word in _KERNEL_WORDS)
-
-
-def _rows_are_second(args: Sequence[Any]) -> bool:
-    """Return whether the rows of what ``einsum`` gives are those of its second operand."""
-    equation = args[0] if args and isinstance(args[0], str) else ""
-    operands, _, result = equation.replace(" ", "").partition("->")
-    _, _, second = operands.partition(",")
-    return len(result) >= 2 and result[-2] in second and result[-1] not in second
-
-
-def _makes_new(func: Any) -> bool:
-    """Return whether only the form of an operand is taken, as by ``zeros_like``."""
-    name = getattr(func, "__name__", "")
-    return name.endswith("_like") or name.startswith("new_")
-
-
-def _takes_form_of_second(func: Any) -> bool:
-    """Return whether only the first operand's values are taken, as by ``key.type_as(query)``."""
-    name = getattr(func, "__name__", "")
-    return name == "to" or (name.endswith("_as") and not name.startswith("__"))
-
-
-def _is_in_place(func: Any) -> bool:
-    name = getattr(func, "__name__", "")
-    return name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
 
 
 def _joined(origins: Sequence[Origin]) -> Origin:

@@ -20,41 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tracker_viz.capture.tracing.functions import ACTIVATIONS, WEIGHT_ARGUMENT
 from tracker_viz.capture.tracing.origins import Origins
 
-# function -> position of the weight among its arguments
-_WEIGHT_ARGUMENT = {
-    F.linear: 1,
-    torch.matmul: 1,
-    Tensor.matmul: 1,
-    Tensor.__matmul__: 1,
-    torch.mm: 1,
-    Tensor.mm: 1,
-    torch.bmm: 1,
-    Tensor.bmm: 1,
-    torch.addmm: 2,
-    Tensor.addmm: 2,
-    torch.baddbmm: 2,
-}
-for _module, _name in ((F, "grouped_mm"), (torch, "_grouped_mm")):
-    if hasattr(_module, _name):  # newer versions of torch have it
-        _WEIGHT_ARGUMENT[getattr(_module, _name)] = 1
-_ACTIVATIONS = {
-    F.silu,
-    F.gelu,
-    F.relu,
-    F.sigmoid,
-    torch.sigmoid,
-    Tensor.sigmoid,
-    torch.tanh,
-    Tensor.tanh,
-    F.mish,
-    F.relu6,
-    F.hardswish,
-}
-_MATRIX_PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
-# Outputs of so many latest products are kept to be recognised: a block's q, k, v or gate, up lie
-# close together.
+# Outputs of so many latest products are kept to be recognized: a block's q, k, v or gate, up
+# follow each other closely.
 _KEPT_OUTPUTS = 8
 
 
@@ -83,10 +53,10 @@ class ParameterTrace:
 
     def saw(self, func: Any, args: Sequence[Any], output: Any, running: Sequence[str]) -> None:
         """Note a torch function that was called with ``args``, inside the modules ``running``."""
-        position = _WEIGHT_ARGUMENT.get(func)
+        position = WEIGHT_ARGUMENT.get(func)
         if position is not None and len(args) > position and isinstance(output, Tensor):
             self._saw_product(func, args[position], output, running)
-        elif func in _ACTIVATIONS and args and isinstance(args[0], Tensor):
+        elif func in ACTIVATIONS and args and isinstance(args[0], Tensor):
             self._saw_activation(args[0])
 
     def saw_layer(self, name: str, entering: Any, output: Any) -> None:
@@ -183,11 +153,6 @@ class ParameterTrace:
                 if torch.equal(parameter, weight.t()):
                     return full_name, True
         return None
-
-
-def is_matrix_product(func: Any) -> bool:
-    """Return whether ``func`` is ``left @ right``, under one of its names."""
-    return func in _MATRIX_PRODUCTS
 
 
 def _rows_first(output: Tensor, n_rows: int, length: int) -> bool:

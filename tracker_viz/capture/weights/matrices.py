@@ -30,7 +30,7 @@ Ranges = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """One weight matrix of one block, and where it lies in the model.
+    """One weight matrix of one block, and where it is in the model.
 
     Attributes:
         block: index of the block.
