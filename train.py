@@ -56,28 +56,11 @@ def main(settings: TrainSettings) -> float:
         settings = resumed(settings, start.config, HydraConfig.get().overrides.task)
 
     torch.manual_seed(settings.seed)
-    mixture = Mixture(
-        settings.data,
-        settings.model.context_length,
-        batch_size=settings.trainer.batch_size,
-        seed=settings.seed,
-    )
-    if settings.model.vocab_size < mixture.vocab_size:
-        raise ConfigError(
-            f"model.vocab_size={settings.model.vocab_size} is less than the {mixture.vocab_size} "
-            f"tokens of data.words={settings.data.words}: set model.vocab_size="
-            f"{mixture.vocab_size} or more"
-        )
+    mixture = make_mixture(settings)
     trainer = Trainer(Decoder(settings.model), mixture, settings.trainer, job=job_number())
     if start:
         trainer.load_state(start)
-    # Two jobs that start in one second share the directory that Hydra gives them, and must not
-    # share this.
-    spool = (
-        user_path(settings.spool)
-        if settings.spool
-        else pipeline.new_directory(Path(HydraConfig.get().runtime.output_dir, "spool"))
-    )
+    spool = spool_directory(settings)
     watcher = pipeline.watch(
         trainer.model,
         run=runs,
@@ -99,6 +82,48 @@ def main(settings: TrainSettings) -> float:
         spool=spool,
         **dict(settings.capture),
     )
+    is_finished, loss = train(trainer, watcher, spool, settings)
+    if settings.render:
+        render(watcher, settings)
+    if not is_finished:
+        raise KeyboardInterrupt
+    return settings.outcome(loss, watcher.summary())
+
+
+def make_mixture(settings: TrainSettings) -> Mixture:
+    """Return the training data.
+
+    Raises:
+        ConfigError: the model's vocabulary is too small for it.
+    """
+    mixture = Mixture(
+        settings.data,
+        settings.model.context_length,
+        batch_size=settings.trainer.batch_size,
+        seed=settings.seed,
+    )
+    if settings.model.vocab_size < mixture.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size={settings.model.vocab_size} is less than the {mixture.vocab_size} "
+            f"tokens of data.words={settings.data.words}: set model.vocab_size="
+            f"{mixture.vocab_size} or more"
+        )
+    return mixture
+
+
+def spool_directory(settings: TrainSettings) -> Path:
+    if settings.spool:
+        return user_path(settings.spool)
+    # Two jobs that start in one second share the directory that Hydra gives them, and must not
+    # share this.
+    return pipeline.new_directory(Path(HydraConfig.get().runtime.output_dir, "spool"))
+
+
+def train(
+    trainer: Trainer, watcher: pipeline.Watcher, spool: Path, settings: TrainSettings
+) -> tuple[bool, float]:
+    """Train, deliver captures and checkpoints, and print where they are; return whether training
+    came to its end, and the last loss."""
     with watcher, CheckpointUploader(spool, lambda: watcher.runs) as checkpoints:
         try:
             outcome = trainer.fit(
@@ -111,8 +136,8 @@ def main(settings: TrainSettings) -> float:
             checkpoints.close()  # before the runs are ended
             report = watcher.close("finished" if outcome.finished else "killed")
             checkpoints.offer_late()
-        # asked for a second time: what is captured goes to the disk, and no tracker is waited for
         except KeyboardInterrupt:
+            # The second one: captures go to the disk, and no tracker is waited for.
             watcher.close("killed", timeout_s=5.0)
             raise
 
@@ -121,25 +146,28 @@ def main(settings: TrainSettings) -> float:
         print(f"To make the video of it, from any directory:\n  {pipeline.render_command(trained)}")
         if not outcome.finished:
             print(f"To go on training:\n  {resume_command(trained, places(settings))}")
-    if settings.render and (whole := watcher.whole_runs()):
-        print_rendered(
-            pipeline.render(
-                whole[0],
-                also_into=whole[1:],
-                layout=settings.layout,
-                theme=settings.theme,
-                format=settings.format,
-                video=settings.video,
-                tracker_options=settings.tracker,
-            )
-        )
-    if not outcome.finished:
-        raise KeyboardInterrupt
-    return settings.outcome(outcome.loss, watcher.summary())
+    return outcome.finished, outcome.loss
+
+
+def render(watcher: pipeline.Watcher, settings: TrainSettings) -> None:
+    """Make the pictures, in the runs that hold every capture."""
+    whole = watcher.whole_runs()
+    if not whole:
+        return
+    rendered = pipeline.render(
+        whole[0],
+        also_into=whole[1:],
+        layout=settings.layout,
+        theme=settings.theme,
+        format=settings.format,
+        video=settings.video,
+        tracker_options=settings.tracker,
+    )
+    print_rendered(rendered)
 
 
 def job_number() -> int:
-    """Of this job in its sweep; 0 outside one."""
+    """Return the number of this job in its sweep; 0 outside one."""
     job = HydraConfig.get().job
     return 0 if OmegaConf.is_missing(job, "num") else int(job.num)
 

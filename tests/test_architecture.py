@@ -76,6 +76,7 @@ INNER_LAYERS = {
         ["preview_process"],  # a program of its own, which follows a spool
         ["backfill", "compare", "follow", "inspect", "live", "sweep", "verify", "watch"],
         ["verify_subject"],
+        ["verify_rows"],
         ["comparing", "following", "recording"],
         ["render"],
         ["results"],

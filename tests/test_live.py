@@ -21,10 +21,11 @@ from PIL import Image
 
 import tracker_viz as tv
 from tracker_viz.delivery import Destination, Outbox
-from tracker_viz.errors import ConfigError, MissingDependencyError
+from tracker_viz.errors import ConfigError, MissingDependencyError, TransientTrackerError
 from tracker_viz.pipeline.following import live_view
 from tracker_viz.pipeline.following.live_view import LiveView
 from tracker_viz.rendering import resolve_layout
+from tracker_viz.trackers import download
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.trackers.testing import make_capture, write_captures
 
@@ -134,6 +135,23 @@ def test_a_run_of_many_captures_keeps_few_of_them_here(tmp_path, monkeypatch):
         assert view.picture()[0] == start + 19
         assert len(list((tmp_path / "view" / "captures").iterdir())) <= 8
     assert b'"steps":[0,' in view.page()
+
+
+def test_captures_that_could_not_be_pulled_are_asked_for_again(tmp_path, monkeypatch):
+    run = LocalRun.create(tmp_path / "run", name="a", config={})
+    view = LiveView(run, resolve_layout("heads"), tmp_path / "view", size="640x360", theme="dark")
+    run.put_captures(write_captures([0, 1], tmp_path / "made"))
+
+    def away(run, ref, directory):
+        raise TransientTrackerError("away")
+
+    with monkeypatch.context() as patched, pytest.raises(TransientTrackerError):
+        patched.setattr(LocalRun, "fetch", away)
+        patched.setattr(download, "RETRIES_S", ())
+        view.look()
+    assert view.look()
+    assert view.picture()[0] == 1
+    assert not view.look()
 
 
 def test_ranges_that_hold_are_not_those_of_the_first_capture_alone(tmp_path):

@@ -183,7 +183,7 @@ class Attention(nn.Module):
         return output
 
     def _heads(self, projected: Tensor) -> Tensor:
-        """[batch, position, head * head_dim] -> [batch, head, position, head_dim]"""
+        """Split [batch, position, head * head_dim] into [batch, head, position, head_dim]."""
         return projected.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
 
 

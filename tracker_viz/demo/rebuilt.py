@@ -74,7 +74,7 @@ def _held_out_rows(config: Mapping[str, Any], n_rows: int) -> tuple[Tensor, Tens
     model, data = ModelConfig.of(config["model"]), DataConfig.of(config["data"])
     try:
         if data.path is not None:
-            # What a run stored must not say which files of this machine are read.
+            # A run from a server must not decide which files of this machine are read.
             raise ConfigError(f"the run was trained on {data.path}")
         mixture = Mixture(data, model.context_length, batch_size=1, seed=0)
     except ConfigError:

@@ -110,7 +110,7 @@ def _jobs_of_sweep(words: list[str]) -> tuple[list[str], Callable[[], None]] | N
     def put_page() -> None:
         if not given.get("upload", True):
             return
-        theme = str(given.get("theme", "light"))
+        theme = str(given.get("theme", pipeline.DEFAULT_THEME))
         page = pipeline.put_sweep_page(sweep, theme=theme, tracker_options=trackers)
         if page:
             print(f"The videos of its runs, in step: {page}")

@@ -95,8 +95,8 @@ class Appearance(Options):
     """Colors of the pictures. Dark pictures have a separate name, overview_dark."""
 
     format: Annotated[tuple[Format, ...], FORMAT_VALUES] = ("video",)
-    """What to make: a video, a poster (PNG of three moments), a small animation (webp, gif), or a
-    page with a step slider (html)."""
+    """Pictures to make: a video, a poster (PNG of three moments), a small animation (webp, gif), or
+    a page with a step slider (html)."""
 
     video: VideoOptions = VideoOptions()
 
@@ -147,8 +147,8 @@ class FollowOptions(PlacedPictures):
     """The pictures that ``follow`` keeps up to date, and how often."""
 
     format: Annotated[tuple[Format, ...], FORMAT_VALUES] = ("video", "html")
-    """What to keep up to date: the video, and a page with a step slider (html). Other formats are
-    made once the run has ended."""
+    """Pictures to keep up to date: the video, and a page with a step slider (html). Other formats
+    are made once the run has ended."""
 
     every: Annotated[str, LegalValues("a time such as 30s, 15min or 2h")] = "15min"
     """Shortest time between two versions."""
@@ -191,8 +191,8 @@ class VerifyOptions(Options):
     """Checkpoints to measure, by step: [400, 1000]; null: the last one."""
 
     ablation: Ablation = "mean"
-    """What replaces a head's output: its mean over all rows of the same kind and all positions, or
-    zero."""
+    """Replacement for a head's output: its mean over all rows of the same kind and all positions,
+    or zero."""
 
     n_rows: int = Field(32, ge=2)
     """Held-out rows of each kind."""

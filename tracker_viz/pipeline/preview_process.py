@@ -3,8 +3,8 @@
     python -m tracker_viz.pipeline.preview_process <spool> <every> <nice>
 
 It has a low priority, one thread to draw with, and no GPU; it reads the spool and writes below
-``<spool>/.preview``. On standard output it says, a JSON object a line, which version is ready or
-what is to be told. It ends when standard input does: with the training, however that ends.
+``<spool>/.preview``. On standard output it writes, a JSON object a line, which version is ready or
+what to log. It ends when standard input does: with the training, however that ends.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
     spool, every = Path(sys.argv[1]), sys.argv[2]
     os.setpriority(os.PRIO_PROCESS, 0, int(sys.argv[3]))
     threading.Thread(target=_end_with_the_training, daemon=True).start()
-    logging.basicConfig(level=logging.WARNING, handlers=[_Said()])
+    logging.basicConfig(level=logging.WARNING, handlers=[_LogToTraining()])
     here = spool / DIRECTORY
     options = {
         "every": every,
@@ -46,26 +46,25 @@ def main() -> None:
     (here / "pictures").mkdir(parents=True, exist_ok=True)
     try:
         with TappedSpool(spool) as tapped:
-            follow(tapped, layout=LAYOUT, options=options, on_version=_say_version)
+            follow(tapped, layout=LAYOUT, options=options, on_version=_write_version)
     except TrackerVizError as error:
-        _say(said=str(error), ended=True)
+        _write(message=str(error))
         sys.exit(1)
 
 
-def _say_version(version: RenderResult) -> None:
-    pictures = [[picture.format, str(picture.path)] for picture in version.pictures]
-    _say(pictures=pictures, n_captures=version.n_captures)
+def _write_version(version: RenderResult) -> None:
+    _write(pictures=[[picture.format, str(picture.path)] for picture in version.pictures])
 
 
-def _say(**values: Any) -> None:
+def _write(**values: Any) -> None:
     print(json.dumps(values), flush=True)
 
 
-class _Said(logging.Handler):
+class _LogToTraining(logging.Handler):
     """Hand what is logged here to the training's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _say(said=record.getMessage())
+        _write(message=record.getMessage())
 
 
 def _end_with_the_training() -> None:

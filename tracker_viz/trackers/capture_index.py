@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from tracker_viz.capture_file import MAX_FILE_BYTES
@@ -87,3 +87,15 @@ def refs_by_step(
         fitting = fitting or entries[step]
         chosen.append(fitting[0] if len(fitting) == 1 else newest(fitting))
     return chosen
+
+
+def missing_refs(
+    refs: Sequence[CaptureRef], listed: Iterable[CaptureRef], nbytes: Mapping[str, int | None]
+) -> list[CaptureRef]:
+    """Return those of ``refs`` that are not listed, or whose file is gone or has another size.
+
+    Args:
+        nbytes: as in ``refs_by_step``.
+    """
+    whole = {ref for ref in listed if nbytes.get(ref.file_name, -1) in (None, ref.nbytes)}
+    return [ref for ref in refs if ref not in whole]

@@ -63,11 +63,7 @@ class FileRun(Run):
 
     def missing(self, refs: Sequence[CaptureRef]) -> list[CaptureRef]:
         nbytes = self.sizes(capture_index.CAPTURES)
-        whole = set()
-        for listed in self._listed(nbytes):
-            if nbytes.get(listed.file_name, -1) in (None, listed.nbytes):
-                whole.add(listed)
-        return [ref for ref in refs if ref not in whole]
+        return capture_index.missing_refs(refs, self._listed(nbytes), nbytes)
 
     def fetch(self, ref: CaptureRef, directory: Path) -> Path:
         target = directory / ref.file_name

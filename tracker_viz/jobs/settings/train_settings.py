@@ -142,12 +142,12 @@ def places(settings: TrainSettings) -> dict[str, Any]:
     """Return the options, by name, that ``resumed`` takes from the command line alone, where they
     are not at their default: a command that resumes this training has to say them."""
     chosen = settings.trained_with()
-    said = {"data": {name: chosen["data"][name] for name in _PLACES["data"]}}
-    said["capture"] = chosen["capture"]
     defaults = {"data": DataConfig().model_dump(), "capture": CaptureOptions().model_dump()}
+    names = {"data": _PLACES["data"], "capture": tuple(chosen["capture"])}
     changed = {}
-    for group, options in said.items():
-        for name, value in options.items():
+    for group in names:
+        for name in names[group]:
+            value = chosen[group][name]
             if value != defaults[group][name]:
                 changed[f"{group}.{name}"] = value
     return changed

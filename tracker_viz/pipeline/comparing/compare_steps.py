@@ -34,7 +34,7 @@ _NAME = "changes"
 
 @dataclass(frozen=True, slots=True)
 class StepsResult:
-    """What changed between two captures. Path-like: it is the path of the picture.
+    """The changes between two captures. Path-like: it is the path of the picture.
 
     Attributes:
         picture: the most changed heads before and after, a PNG on this machine.

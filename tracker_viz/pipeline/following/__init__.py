@@ -1,1 +1,2 @@
-"""What ``follow`` is made of: captures as they come, color scales that may grow, and the film."""
+"""The parts of ``follow`` and ``live``: captures as they come, color scales that may grow, the
+film, and the page with its server."""

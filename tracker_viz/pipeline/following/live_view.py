@@ -1,4 +1,4 @@
-"""What ``live`` shows of a run that goes on: the picture of its newest capture, at once, and the
+"""Draw a run that goes on for ``live``: the picture of its newest capture, at once, and the
 explorer of a bounded number of captures, as soon as there is time."""
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from tracker_viz.rendering import Layout, Renderer
 
 MOST_SHOWN = 96
-# Of captures that came together so many are brought here, the newest among them.
+# The largest number of captures that are brought here of those that came together.
 _MOST_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a browser gets.
+    """The values that a browser gets.
 
     Attributes:
         step: of the newest capture.
@@ -62,23 +62,26 @@ class LiveView:
         return self._run.info().state != "running"
 
     def look(self) -> bool:
-        """Bring what is new; return whether there is a new picture."""
+        """Bring what is new, and draw it; return whether there is a new picture.
+
+        Raises:
+            TrackerError: the run cannot be read. The next call looks at the same captures.
+        """
         new = [ref for ref in self._run.list_captures() if ref not in self._seen]
         if not new:
             return False
-        self._seen |= set(new)
-        steps = {ref.step for ref in new}
-        here = [ref for ref in self._kept if ref.step < min(steps)]
         pulled = self._near.bring(_some(new, _MOST_AT_ONCE))
+        captures = [capture.ref for capture in pulled.captures]
+        if captures:
+            # Captures of a training that went back to a checkpoint replace all later ones.
+            earlier = [ref for ref in self._kept if ref.step < new[0].step]
+            self._kept = _spread([*earlier, *captures])
+            self._near.keep_only(self._kept)
+            self._draw()
+        self._seen |= set(new)
         if isinstance(self._run, TappedSpool):
             self._run.release(new)
-        captures = [capture.ref for capture in pulled.captures]
-        if not captures:
-            return False
-        self._kept = _spread([*here, *captures])
-        self._near.keep_only(self._kept)
-        self._draw()
-        return True
+        return bool(captures)
 
     def picture(self) -> tuple[int, float | None, bytes]:
         """Return (step, loss, PNG) of the newest capture."""

@@ -1,7 +1,7 @@
 """Previews of a run while it trains: a process of low priority draws them from the spool, and a
 thread of the training puts them into the runs that the uploaders have open.
 
-Nothing here ends or holds up a training: what fails is said in the log, once.
+Nothing here ends or holds up a training. Each failure is logged once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tracker_viz.trackers import Run
 
 log = logging.getLogger(__name__)
 
-# As pipeline/preview_process.py has them, which loads more than a training needs.
+# Also in pipeline/preview_process.py, which loads more than a training needs.
 _MODULE = "tracker_viz.pipeline.preview_process"
 _DIRECTORY = ".preview"
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_NUM_THREADS")
@@ -44,7 +44,7 @@ class Preview:
         self._outbox, self._every = outbox, every
         self._closing = threading.Event()
         self._process: subprocess.Popen[str] | None = None
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._thread = threading.Thread(target=self._work, name="tracker_viz-preview", daemon=True)
         self.n_put = 0
 
@@ -69,8 +69,8 @@ class Preview:
             for _ in range(_MOST_STARTS):
                 if self._run_process() or self._closing.is_set():
                     return
-                self._say("the process that draws previews was killed; it is started again")
-            self._say("the process that draws previews was killed again and again; there are none")
+                self._warn("the process that draws previews was killed; it is started again")
+            self._warn("the process that draws previews was killed again and again; there are none")
         except Exception:
             log.exception("there are no more previews; training and captures go on")
 
@@ -92,14 +92,15 @@ class Preview:
         assert process.stdout is not None
         with process:
             for line in process.stdout:
-                self._heed(json.loads(line))
+                self._read(json.loads(line))
         if process.returncode not in (0, -9) and not self._closing.is_set():
-            self._say(f"there are no more previews: their process ended ({process.returncode})")
+            self._warn(f"there are no more previews: their process ended ({process.returncode})")
         return process.returncode != -9
 
-    def _heed(self, values: Mapping[str, Any]) -> None:
-        if "said" in values:
-            self._say(f"previews: {values['said']}")
+    def _read(self, values: Mapping[str, Any]) -> None:
+        """Log a message of the process, or put its new version into the runs."""
+        if "message" in values:
+            self._warn(f"previews: {values['message']}")
         elif not self._closing.is_set():
             for run in self._outbox.runs:
                 self._put(run, values["pictures"])
@@ -114,9 +115,9 @@ class Preview:
                     run.put_file(picture, picture.name)
             self.n_put += 1
         except TrackerVizError as error:
-            self._say(f"a preview did not reach {run.ref}: {error}")
+            self._warn(f"a preview did not reach {run.ref}: {error}")
 
-    def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+    def _warn(self, text: str) -> None:
+        if text not in self._logged:
+            self._logged.add(text)
             log.warning("%s", text)

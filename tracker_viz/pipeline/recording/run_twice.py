@@ -28,7 +28,7 @@ def remember(watcher: Watcher, model: nn.Module) -> None:
 
 
 def close_earlier(model: nn.Module) -> None:
-    """In a notebook, close the recording of this model that is still open, and say so."""
+    """Close the recording of this model that is still open in a notebook, and say so."""
     if not in_notebook() or model not in _latest:
         return
     earlier = _latest[model]()

@@ -11,8 +11,8 @@ from typing import Any
 
 from tracker_viz.errors import ConfigError
 
-# What schedulers send before they kill or requeue: SLURM SIGTERM, or with --signal one of your
-# choice; submitit SIGUSR1 or SIGUSR2; a terminal that closes SIGHUP.
+# Signals that schedulers send before they kill or requeue: SLURM SIGTERM, or with --signal one of
+# your choice; submitit SIGUSR1 or SIGUSR2; a terminal that closes SIGHUP.
 _NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 USUAL = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 

@@ -1,2 +1,2 @@
-"""What is put into a run beside its film: files, tables and notes, the page that plays several
+"""Put more than its film into a run: files, tables and notes, the page that plays several
 films in step, and what ``verify`` found."""

@@ -106,10 +106,10 @@ def put_pictures(
             except TrackerError as error:
                 failed[run.ref] = error
     if failed:
-        said = "; ".join(f"{ref}: {error}" for ref, error in failed.items())
+        reasons = "; ".join(f"{ref}: {error}" for ref, error in failed.items())
         here = ", ".join(str(picture.path) for picture in pictures)
         raise _kind_of(failed.values())(
-            f"the pictures were made ({here}), but not uploaded to every run: {said}"
+            f"the pictures were made ({here}), but not uploaded to every run: {reasons}"
         )
     return list(pictures)
 
@@ -123,8 +123,8 @@ def _kind_of(errors: Collection[TrackerError]) -> type[TrackerError]:
 
 
 def _put_story(run: Run, renderer: Renderer) -> None:
-    """Say in the run what the film's captions say: each event in a table, and what it became in
-    the summary."""
+    """Put the text of the film's captions into the run: each event into a table, and what the run
+    became into the summary."""
     story = renderer.plan.story
     rows = event_table(story.events)
     if rows:

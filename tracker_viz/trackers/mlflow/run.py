@@ -23,7 +23,7 @@ from tracker_viz.errors import (
     RunNotFoundError,
     TrackerError,
 )
-from tracker_viz.files import copy_atomically, temporary_directory
+from tracker_viz.files import copy_atomically
 from tracker_viz.stored import IndexEntry
 from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.base import Run
@@ -163,11 +163,10 @@ class MlflowRun(Run):
             existing_run(self._client, self._uri, self._run_id)
             for capture in captures:
                 self._files.put(capture.path, f"{capture_index.CAPTURES}/{capture.ref.file_name}")
-                with temporary_directory() as directory:
-                    # The entry comes last: what is listed was stored whole.
-                    entry = directory / capture_index.entry_name(capture.ref)
-                    entry.write_text(capture_index.entry_text(capture.ref, time.time()))
-                    self._files.put(entry, f"{capture_index.INDEX}/{entry.name}")
+                # The entry comes last: what is listed was stored whole.
+                entry = capture_index.entry_text(capture.ref, time.time())
+                name = capture_index.entry_name(capture.ref)
+                self._files.put_bytes(entry.encode(), f"{capture_index.INDEX}/{name}")
 
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
         with self._service("log metrics"):
@@ -269,8 +268,7 @@ class MlflowRun(Run):
 
     def missing(self, refs: Sequence[CaptureRef]) -> list[CaptureRef]:
         listed, nbytes = self._listed()
-        whole = {ref for ref in listed if nbytes.get(ref.file_name, -1) in (None, ref.nbytes)}
-        return [ref for ref in refs if ref not in whole]
+        return capture_index.missing_refs(refs, listed, nbytes)
 
     def fetch(self, ref: CaptureRef, directory: Path) -> Path:
         artifact = f"{capture_index.CAPTURES}/{ref.file_name}"

@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 # As the client itself takes them.
 _NAME = re.compile(r"[^/\\#?%:]{1,128}")
 
-
 # W&B forbids only what has a meaning in an address, so its projects and run ids may contain spaces,
 # dots, '=' and any script.
 _ENTITY = r"[^/\\#?%:\s]+"
@@ -129,7 +128,7 @@ class WandbTracker(Tracker):
     ) -> WandbRun:
         from tracker_viz.trackers.wandb import session
         from tracker_viz.trackers.wandb.run import JOB_TYPE, WandbRun
-        from tracker_viz.trackers.wandb.service import DEFAULT_ENTITY, OWN_CONFIG, SHARED
+        from tracker_viz.trackers.wandb.service import OWN_CONFIG, SHARED
 
         mode = self._service.mode
         if mode == "disabled":
@@ -140,13 +139,12 @@ class WandbTracker(Tracker):
             )
         identity = self._identity(parent, key, mode)
         entity, project = self._home(parent)
-        if run_id := identity["id"]:
-            ref = RunRef("wandb", f"{entity or DEFAULT_ENTITY}/{project}/{run_id}")
-            if live := session.live_run(ref):
-                ours = session.is_ours(live)
-                ref = session.ref_of(live)
-                return WandbRun(self._service, ref, sdk_run=live, ours=ours, joined=not ours)
-        noted = {"tags": dict(tags or {}), **({"parent": str(parent)} if parent else {})}
+        open_already = self._open_here(entity, project, identity["id"])
+        if open_already:
+            return open_already
+        noted: dict[str, Any] = {"tags": dict(tags or {})}
+        if parent:
+            noted["parent"] = str(parent)
         if mode == "online":
             self._service.check()
             if self._service.is_shared:
@@ -161,14 +159,27 @@ class WandbTracker(Tracker):
             **identity,
             name=as_name(name, NAME_CHARACTERS),
             config={**without_secrets(config), OWN_CONFIG: noted},
-            tags=[
-                tag for tag in map(_tag, (tags or {}).items()) if len(tag) <= session.TAG_CHARACTERS
-            ],
+            tags=_tags(tags or {}),
             mode=mode,
             group=parent.path.rpartition("/")[2] if parent else None,
             job_type=JOB_TYPE if parent else None,
         )
         return WandbRun(self._service, session.ref_of(sdk_run), sdk_run=sdk_run, ours=True)
+
+    def _open_here(self, entity: str | None, project: str, run_id: str | None) -> WandbRun | None:
+        """Return the run with this id if this process writes it already."""
+        from tracker_viz.trackers.wandb import session
+        from tracker_viz.trackers.wandb.run import WandbRun
+        from tracker_viz.trackers.wandb.service import DEFAULT_ENTITY
+
+        if run_id is None:
+            return None
+        live = session.live_run(RunRef("wandb", f"{entity or DEFAULT_ENTITY}/{project}/{run_id}"))
+        if live is None:
+            return None
+        ours = session.is_ours(live)
+        ref = session.ref_of(live)
+        return WandbRun(self._service, ref, sdk_run=live, ours=ours, joined=not ours)
 
     def _identity(self, parent: RunRef | None, key: str | None, mode: str) -> dict[str, Any]:
         """Return the id of a new run and how to resume it, as ``wandb.init`` takes both."""
@@ -345,6 +356,9 @@ def _new_id(key: str | None) -> str:
     return key[:12] if key else secrets.token_hex(4)
 
 
-def _tag(item: tuple[str, str]) -> str:
-    name, value = item
-    return f"{name}:{value}" if value else name
+def _tags(tags: Mapping[str, str]) -> list[str]:
+    """Return tags as W&B has them, ``name`` or ``name:value``, without those that are too long."""
+    from tracker_viz.trackers.wandb.session import TAG_CHARACTERS
+
+    named = [f"{name}:{value}" if value else name for name, value in tags.items()]
+    return [tag for tag in named if len(tag) <= TAG_CHARACTERS]
