@@ -102,7 +102,7 @@ function matrixGrid(title, maps) {
 
 function scaleBar(key) {
   const scale = run.scales[key];
-  const stops = Array.from({ length: 17 }, (_, at) => css(scale.pixels[Math.round(at * 254 / 16)]));
+  const stops = Array.from(scale.pixels.subarray(0, 255), css); // all: a scale may have a jump
   const ticks = make('div', { class: 'ticks' });
   for (const [position, text] of scale.ticks) {
     const side = position < 0.02 ? 'first' : position > 0.98 ? 'last' : '';
