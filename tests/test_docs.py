@@ -154,7 +154,7 @@ def of_frameworks():
     }
 
 
-@pytest.mark.parametrize("line", commands())
+@pytest.mark.parametrize("line", [*commands()])
 def test_a_command_of_the_docs_exists_and_takes_these_options(line, tmp_path, monkeypatch, capsys):
     for placeholder, value in PLACEHOLDERS.items():
         line = line.replace(placeholder, value)
