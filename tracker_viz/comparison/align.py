@@ -39,7 +39,7 @@ class Alignment:
         points: float64 [point], rising: steps, tokens, or progress 0..1.
         captures: int64 [run, point]: index into the run's captures, the last one at or before the
             point; ``NOT_YET`` before its first.
-        ended: bool [run, point]: the run was over by then, and its last capture stands still.
+        ended: bool [run, point]: the run was over by then, and its last capture is shown.
     """
 
     axis: Axis
@@ -118,7 +118,7 @@ def align(
 def shared_stretch(runs: Sequence[ComparedRun], *, axis: Axis, n_points: int) -> Stretch:
     """Return the part of an axis that all runs have.
 
-    A run that was stopped early is compared up to there. Where enough captures stand at the same
+    A run that was stopped early is compared up to there. Where enough captures are at the same
     places, only these count, so that a difference in schedule makes no difference in behavior.
 
     Raises:

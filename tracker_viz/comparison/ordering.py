@@ -41,17 +41,17 @@ def ranking(series: ScoreSeries) -> tuple[HeadId, ...]:
 
 def order_by_index(series: ScoreSeries) -> Order:
     """Return block -> its heads, by their index."""
-    order: dict[int, tuple[int | None, ...]] = {}
+    by_block: dict[int, list[int | None]] = {}
     for block, head in _present_heads(series):
-        order[block] = (*order.get(block, ()), head)
-    return order
+        by_block.setdefault(block, []).append(head)
+    return {block: tuple(heads) for block, heads in by_block.items()}
 
 
 def matched_orders(runs: Sequence[ComparedRun], *, axis: Axis | None = None) -> list[Order]:
     """Return for each run block -> its heads, each in the column of the first run's head that
     behaved like it; None: the run has no such head.
 
-    Heads that match none stand behind the others.
+    Heads that match none come after the others.
 
     Args:
         axis: None: ``comparable_axis`` of the runs. Each run is compared with the first over the
@@ -78,7 +78,7 @@ def matched_orders(runs: Sequence[ComparedRun], *, axis: Axis | None = None) -> 
 
 
 def head_beside(head: HeadId, reference: Order, other: Order) -> HeadId | None:
-    """Return the head of another run that stands in the column of the reference's ``head``."""
+    """Return the head of another run in the column of the reference's ``head``, or None."""
     block, number = head
     column = reference[block].index(number)
     columns = other.get(block, ())

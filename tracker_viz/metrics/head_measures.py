@@ -328,7 +328,7 @@ def _from_other_heads(rows: Floats, mass: Floats, queries: NDArray[np.intp]) -> 
 
 
 def _x_log_x(x: Floats) -> Floats:
-    """Sum of x log x over the last axis."""
+    """Return the sum of x log x over the last axis."""
     logs = np.maximum(x, _TINY)
     np.log(logs, out=logs)
     return np.einsum("...k,...k->...", x, logs)

@@ -43,8 +43,8 @@ class ScoreFile:
 
     Attributes:
         captures: the capture of each row of ``series``, in its order.
-        series: the heads' scores, their spread, those of mixing maps, tokens and the training
-            loop's metrics; no scores of weights.
+        series: the heads' scores, their spread, those of mixing maps, tokens and metrics; no
+            scores of weights, and no metrics that are computed from scores of heads or weights.
         probe, rows: the probe batch as a capture describes it, and the labels of its rows.
     """
 
@@ -125,10 +125,10 @@ def read_score_file(path: Path) -> ScoreFile:
         CaptureFileError: it is not such a file, is damaged, or was written by a newer tracker_viz.
     """
     try:
-        nbytes = path.stat().st_size
-        if nbytes > MAX_FILE_BYTES:
+        file_nbytes = path.stat().st_size
+        if file_nbytes > MAX_FILE_BYTES:
             raise CaptureFileError(
-                f"{path} has {nbytes:,} bytes; a file of scores has at most {MAX_FILE_BYTES:,}"
+                f"{path} has {file_nbytes:,} bytes; a file of scores has at most {MAX_FILE_BYTES:,}"
             )
         check_tensor_header(path)
         with safetensors.safe_open(str(path), framework="numpy") as file:
@@ -161,22 +161,22 @@ def read_score_file(path: Path) -> ScoreFile:
 def _read_series(
     file: Any, described: Mapping[str, Any], captures: Sequence[CaptureRef]
 ) -> ScoreSeries:
-    n = len(captures)
-    heads = _read_scores(file, _OF_HEAD, n)
-    spread = _read_scores(file, _SPREAD, n)
+    n_captures = len(captures)
+    heads = _read_scores(file, _OF_HEAD, n_captures)
+    spread = _read_scores(file, _SPREAD, n_captures)
     shapes = {values.shape for values in (*heads.values(), *spread.values())}
     if len(shapes) > 1:
         raise ValueError("scores of different shapes")
     metric_names = list(map(str, described["metrics"]))
-    metrics = _tensor(file, "metrics", "F64", (len(metric_names), n))
+    metrics = _tensor(file, "metrics", "F64", (len(metric_names), n_captures))
     return ScoreSeries(
         steps=np.array([ref.step for ref in captures], np.int64),
         heads=heads,
         uniform={str(name): float(value) for name, value in described["uniform"].items()},
-        tokens_seen=_tensor(file, "tokens_seen", "F64", (n,)),
+        tokens_seen=_tensor(file, "tokens_seen", "F64", (n_captures,)),
         metrics=dict(zip(metric_names, metrics, strict=True)),
         spread=spread,
-        mixers=_read_scores(file, _OF_MIXER, n),
+        mixers=_read_scores(file, _OF_MIXER, n_captures),
         n_rows={str(name): int(n) for name, n in described.get("score_rows", {}).items()},
         definitions=int(described.get("score_definitions", 1)),
     )

@@ -118,7 +118,7 @@ def score_series(captures: Iterable[Capture]) -> ScoreSeries:
 
 
 def scores_only(capture: Capture) -> Capture:
-    """Keep what a series needs of a capture, so that captures can stream through unheld."""
+    """Return a capture with nothing but what a series needs, so that the rest need not be kept."""
     arrays = {name: array for name, array in capture.arrays.items() if name.startswith(_KEPT)}
     described = {name: capture.model[name] for name in _OF_SCORES if name in capture.model}
     return Capture(

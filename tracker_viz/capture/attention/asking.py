@@ -96,31 +96,32 @@ def ask_channels(
     n_channels = values.shape[axis]
     chosen = chosen_channels(n_channels)
     index = torch.tensor(chosen, device=values.device)
-    at_once = max(1, n_channels // length)
+    own = values.index_select(axis, index)
     eye = torch.eye(length, device=values.device, dtype=values.dtype)
-    answers = []
-    for first in range(0, len(chosen), at_once):
-        channels = index[first : first + at_once]
-        copies = channels.repeat_interleave(length)
-        columns = eye.repeat(1, len(channels)).expand(n_rows, -1, -1)  # [row, position, column]
+    groups = index.split(max(1, n_channels // length))
+    matrices = []
+    for number, group in enumerate(groups, 1):
+        channels = group.repeat_interleave(length)
+        columns = eye.repeat(1, len(group)).expand(n_rows, -1, -1)  # [row, position, column]
         given = columns if axis == 2 else columns.transpose(1, 2)
-        is_last = first + at_once >= len(chosen)
-        if output is None and is_last:
-            copies = torch.cat([copies, index])
-            given = torch.cat([given, values.index_select(axis, index)], dim=axis)
-        answer = call(_of_channels(arguments, copies, channel_axes) | {value: given.contiguous()})
-        answers.append(answer.narrow(axis, 0, len(channels) * length))
-        if output is None and is_last:
-            mixed = answer.narrow(axis, len(channels) * length, len(index))
-    if output is not None:
-        mixed = output.index_select(axis, index)
+        if output is None and number == len(groups):
+            # The own values of the chosen channels, behind the columns.
+            channels, given = torch.cat([channels, index]), torch.cat([given, own], dim=axis)
+        asked = _of_channels(arguments, channels, channel_axes)
+        answer = call(asked | {value: given.contiguous()})
+        n_columns = len(group) * length
+        matrices.append(_matrices(answer.narrow(axis, 0, n_columns), axis, length))
 
-    matrix = torch.cat([_matrices(answer, axis, length) for answer in answers], dim=1)
-    given = _channels_as_heads(values.index_select(axis, index), axis)
-    error = difference(torch.matmul(matrix, given), _channels_as_heads(mixed, axis))
-    if error > tolerated(mixed if output is None else output):
+    matrix = torch.cat(matrices, dim=1)
+    if output is None:
+        mixed = output = answer.narrow(axis, n_columns, len(index))
+    else:
+        mixed = output.index_select(axis, index)
+    own_as_heads = _channels_as_heads(own, axis)
+    error = difference(torch.matmul(matrix, own_as_heads), _channels_as_heads(mixed, axis))
+    if error > tolerated(output):
         return None
-    return Answer(matrix, error, given, tuple(chosen))
+    return Answer(matrix, error, own_as_heads, tuple(chosen))
 
 
 def _of_channels(

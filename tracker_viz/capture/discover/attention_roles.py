@@ -279,17 +279,16 @@ def _split_values(
         value_rows = np.arange(matrix.out - width, matrix.out)
         key_per_value = 1.0
     values = runs(value_rows)
-    n_groups = len(values)
-    group, rest = divmod(matrix.out, n_groups)
-    value_start, value_end = values[0]
-    width = value_end - value_start
-    key_width = round(width * key_per_value)
-    expected = []
-    for number in range(n_groups):
-        expected.append((number * group + value_start, number * group + value_end))
-    if rest or list(values) != expected:
+    n_groups, (value_start, value_end) = len(values), values[0]
+    group = matrix.out // n_groups  # rows
+    expected = [
+        (first + value_start, first + value_end) for first in range(0, n_groups * group, group)
+    ]
+    if n_groups * group != matrix.out or list(values) != expected:
         yield whole(matrix, index, f"{where}.w_{role}")
         return
+    width = value_end - value_start
+    key_width = round(width * key_per_value)
     # Keys come just before the values where these end the group, else at its end.
     key_start = group - key_width
     if value_end == group:

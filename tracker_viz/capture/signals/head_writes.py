@@ -100,26 +100,18 @@ class HeadWrites(Signal):
         """Score every head."""
         if self._norm is None:
             return
-        if not self._outputs:
-            self._why = (
-                "what heads write: no block has an output projection that is one matrix, whole on "
-                "this process"
-            )
-            return
-        if not any(self._is_sum.values()):
-            self._why = (
-                "what heads write: no block's output is the sum of its input, what its heads give "
-                "and one other part"
-            )
+        self._why = self._obstacle()
+        if self._why:
             return
         frozen = frozen_norm(self._norm[0], self._norm[1], entering[self._drawn])
         if frozen is None:
             self._why = "what heads write: the final norm is neither a LayerNorm nor an RMSNorm"
             return
-        self._why = ""
         shape = (len(self._structure.n_heads), max(self._structure.n_heads))
         self._read_at = self._positions(weight)
-        for block in filter(self._is_sum.__getitem__, self._is_sum):
+        for block, is_sum in self._is_sum.items():
+            if not is_sum:
+                continue
             w_o = read(self._parameters, self._projections()[block])
             if self._read_at:
                 self._raised[block] = self._most_raised(block, w_o, frozen, weight)
@@ -150,6 +142,20 @@ class HeadWrites(Signal):
     def missing(self) -> str:
         """Return why no head was scored."""
         return self._why
+
+    def _obstacle(self) -> str:
+        """Return why no block can be scored; empty where one can."""
+        if not self._outputs:
+            return (
+                "what heads write: no block has an output projection that is one matrix, whole on "
+                "this process"
+            )
+        if not any(self._is_sum.values()):
+            return (
+                "what heads write: no block's output is the sum of its input, what its heads give "
+                "and one other part"
+            )
+        return ""
 
     @property
     def _text_row(self) -> int:
@@ -214,21 +220,22 @@ class HeadWrites(Signal):
             leaving = output[0] if isinstance(output, tuple | list) and output else output
             entering = inputs[0] if inputs else None
             if block in self._outputs and self._is_whole(entering) and self._is_whole(leaving):
-                few = (slice(0, 1), slice(0, _CHECKED_POSITIONS))
-                written = self._outputs[block][1][few].float()
-                rest = leaving[few].float() - entering[few].float() - written
-                # The stream may be far larger than what heads add, and rounds as it is large.
-                rounding = 4 * torch.finfo(leaving.dtype).eps * leaving[few].abs().max().float()
-                most = _TOLERANCE * written.abs().max() + rounding
-                alike = [
-                    bool((rest - part).abs().max() <= most)
-                    for part in self._parts
-                    if part.shape == rest.shape
-                ]
-                self._is_sum[block] = any(alike)
+                self._is_sum[block] = self._adds_up(entering, self._outputs[block][1], leaving)
             self._parts = []
 
         return leave
+
+    def _adds_up(self, entering: Tensor, written: Tensor, leaving: Tensor) -> bool:
+        """Return whether what leaves a block is what enters it, what its heads have written, and
+        one of the parts that were seen inside; looked at in a few positions."""
+        few = (slice(0, 1), slice(0, _CHECKED_POSITIONS))
+        of_heads = written[few].float()
+        rest = leaving[few].float() - entering[few].float() - of_heads
+        # The stream may be far larger than what heads add, and rounds as it is large.
+        rounding = 4 * torch.finfo(leaving.dtype).eps * leaving[few].abs().max().float()
+        most = _TOLERANCE * of_heads.abs().max() + rounding
+        alike = [part for part in self._parts if part.shape == rest.shape]
+        return any(bool((rest - part).abs().max() <= most) for part in alike)
 
     def _is_whole(self, tensor: Any) -> TypeGuard[Tensor]:
         return is_of_probe(tensor, self._ids)

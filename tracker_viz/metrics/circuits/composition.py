@@ -146,7 +146,7 @@ def pairs_of(blocks: Sequence[int]) -> list[tuple[int, int]]:
 def as_arrays(
     pairs: Mapping[tuple[int, int], Mapping[str, NDArray[Any]]], n_blocks: int
 ) -> dict[str, NDArray[np.float32]]:
-    """Lay what was measured of pairs of blocks (later, earlier) into one array a kind, as
+    """Put what was measured of pairs of blocks (later, earlier) into one array a kind, as
     ``compositions`` returns them; none without pairs."""
     n_heads = 0
     for measured in pairs.values():
@@ -173,8 +173,8 @@ def _by_head(matrix: Any, n_heads: int) -> Any:
 
 
 def _repeated(heads: Any, times: int) -> Any:
-    """[kv head, ...] -> [head, ...]: neighboring heads share keys and values (Ainslie et al.
-    2023)."""
+    """Return [head, ...] of [kv head, ...]: neighboring heads share keys and values (Ainslie et
+    al. 2023)."""
     if times == 1:
         return heads
     index = [head for head in range(heads.shape[0]) for _ in range(times)]
@@ -182,7 +182,7 @@ def _repeated(heads: Any, times: int) -> Any:
 
 
 def _gram(heads: Any) -> Any:
-    """[head, channel, d_model] -> [head, channel, channel]"""
+    """Return [head, channel, channel] of [head, channel, d_model]."""
     return heads @ heads.swapaxes(-1, -2)
 
 

@@ -72,6 +72,6 @@ def _counts(heads: Mapping[str, Collection[HeadId]]) -> str:
 
 
 def _of_role(role: str, noun: str) -> str:
-    """``induction heads``, ``previous token heads (text)``."""
+    """Return ``induction heads``, ``previous token heads (text)``."""
     words, opening, rest = role_label(role).partition(" (")
     return f"{words} {noun}{opening}{rest}"

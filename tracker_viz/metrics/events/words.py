@@ -18,7 +18,7 @@ def figure(value: float) -> str:
 
 
 def heads_text(heads: Sequence[HeadId]) -> str:
-    """``L1H3``, ``L1H3 and L1H0``, ``L1H3 and 3 more heads``."""
+    """Return ``L1H3``, ``L1H3 and L1H0``, ``L1H3 and 3 more heads``."""
     names = [f"L{block}H{head}" for block, head in heads]
     if len(names) <= 2:
         return " and ".join(names)
@@ -26,7 +26,7 @@ def heads_text(heads: Sequence[HeadId]) -> str:
 
 
 def experts_text(experts: Sequence[HeadId]) -> str:
-    """``expert 3 of block 1``, or ``3 experts in blocks 0 and 1``."""
+    """Return ``expert 3 of block 1``, or ``3 experts in blocks 0 and 1``."""
     if len(experts) == 1:
         block, expert = experts[0]
         return f"expert {expert} of block {block}"
