@@ -22,7 +22,7 @@ from hf_mixers import (
 from test_hf_models import LISTED, NEW_PAGE, PAGE_IS_OF_THIS_VERSION
 
 from tracker_viz.capture import Schedule, record
-from tracker_viz.capture.attention.interception import Binding, intercepted
+from tracker_viz.capture.attention.kernels.interception import Binding, intercepted
 
 
 @pytest.mark.parametrize("model_type", sorted([*MIXERS, *REPLAYED]))

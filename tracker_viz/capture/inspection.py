@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tracker_viz.capture.camera import Camera
-from tracker_viz.capture.discover.matrix import SKIPPED_NAMES
+from tracker_viz.capture.discover.naming.matrix import SKIPPED_NAMES
 from tracker_viz.capture.probe import Probe
 from tracker_viz.capture.weights.matrices import Projection
 

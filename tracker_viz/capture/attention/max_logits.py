@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tracker_viz.capture.attention.asking import Answer
-from tracker_viz.capture.attention.axes import possible_axes
-from tracker_viz.capture.attention.known_kernels import KEYS, QUERIES
+from tracker_viz.capture.attention.kernels.asking import Answer
+from tracker_viz.capture.attention.kernels.axes import possible_axes
+from tracker_viz.capture.attention.kernels.known_kernels import KEYS, QUERIES
 from tracker_viz.capture.attention.probabilities import repeated
 
 _SCALES = ("softmax_scale", "scale", "sm_scale", "softmax_scale_", "scaling")

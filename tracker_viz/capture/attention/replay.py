@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from tracker_viz.capture.attention.asking import (
+from tracker_viz.capture.attention.kernels.asking import (
     Answer,
     chosen_channels,
     difference,
     is_trivial,
     tolerated,
 )
-from tracker_viz.capture.attention.axes import Axes
+from tracker_viz.capture.attention.kernels.axes import Axes
 from tracker_viz.capture.attention.probabilities import looks_back_only, repeated
 
 # In place of a function's name: what enters the module, and what it returns.

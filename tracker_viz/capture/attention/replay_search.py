@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracker_viz.capture.attention.asking import Answer, tolerated
-from tracker_viz.capture.attention.axes import Axes, possible_axes
+from tracker_viz.capture.attention.kernels.asking import Answer, tolerated
+from tracker_viz.capture.attention.kernels.axes import Axes, possible_axes
 from tracker_viz.capture.attention.replay import (
     Asked,
     How,

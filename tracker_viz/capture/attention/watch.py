@@ -7,7 +7,7 @@
 * ``multi_head_attention_forward``: asked to return its weights;
 * a product with a matrix [query, key] that never looks ahead: attention where its rows are
   probabilities, however they were made, else a mixing map;
-* any other kernel: asked for its matrix (``asking``).
+* any other kernel: asked for its matrix (``kernels``).
 
 No module of the model is replaced, so its architecture need not be known.
 
@@ -26,13 +26,13 @@ from torch import Tensor
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 
-from tracker_viz.capture.attention.asker import KernelAsker
-from tracker_viz.capture.attention.asking import Answer
 from tracker_viz.capture.attention.call_keeper import CallKeeper
 from tracker_viz.capture.attention.calls import AttentionCall, Kind, ModuleStack
 from tracker_viz.capture.attention.einsums import mixing_operands
 from tracker_viz.capture.attention.flash import flash_call
-from tracker_viz.capture.attention.known_kernels import Kernel
+from tracker_viz.capture.attention.kernels.asker import KernelAsker
+from tracker_viz.capture.attention.kernels.asking import Answer
+from tracker_viz.capture.attention.kernels.known_kernels import Kernel
 from tracker_viz.capture.attention.max_logits import (
     largest,
     largest_of_kernel,

@@ -3,7 +3,7 @@ attends, and its projections.
 
 Called once by the Recorder, before training (and again if the model changes). Nothing is looked up
 by model name: blocks are the numbered modules in which attention was seen, and parameters are named
-by their use in the pass (``projections``).
+by their use in the pass (``naming``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tracker_viz.capture.attention.calls import AttentionCall, ModuleStack
-from tracker_viz.capture.attention.interception import find_bindings, intercepted
+from tracker_viz.capture.attention.kernels.interception import find_bindings, intercepted
 from tracker_viz.capture.attention.watch import AttentionWatch, Logits
 from tracker_viz.capture.discover.adapters import adapter_projections
 from tracker_viz.capture.discover.block_calls import (
@@ -34,7 +34,7 @@ from tracker_viz.capture.discover.block_names import Block
 from tracker_viz.capture.discover.look import Seen, look
 from tracker_viz.capture.discover.mixers import mixing_of
 from tracker_viz.capture.discover.model_info import ModelStructure, Site
-from tracker_viz.capture.discover.projections import find_projections, unnamed_matrices
+from tracker_viz.capture.discover.naming.projections import find_projections, unnamed_matrices
 from tracker_viz.capture.discover.replays import replaying
 from tracker_viz.capture.discover.row_loop import RowLoop
 from tracker_viz.capture.discover.tensor_parallel import group_of_heads

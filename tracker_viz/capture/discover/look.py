@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tracker_viz.capture.attention.calls import AttentionCall, ModuleStack
-from tracker_viz.capture.attention.interception import Binding, intercepted
+from tracker_viz.capture.attention.kernels.interception import Binding, intercepted
 from tracker_viz.capture.attention.replay import ReplayPlan
 from tracker_viz.capture.attention.watch import AttentionWatch
 from tracker_viz.capture.discover.block_calls import (

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from tracker_viz.capture.attention.calls import AGAIN, AttentionCall
-from tracker_viz.capture.attention.interception import Binding
+from tracker_viz.capture.attention.kernels.interception import Binding
 from tracker_viz.capture.attention.watch import AttentionWatch
 from tracker_viz.capture.discover.block_names import Block
 from tracker_viz.capture.discover.model_info import Mixing

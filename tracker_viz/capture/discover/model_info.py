@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from tracker_viz.capture.attention.interception import Binding
+from tracker_viz.capture.attention.kernels.interception import Binding
 from tracker_viz.capture.attention.replay import ReplayPlan
 from tracker_viz.capture.distributed import wrapped_to_shard
 from tracker_viz.capture.weights.adapters import inside_wrapper, kinds

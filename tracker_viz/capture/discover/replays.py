@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tracker_viz.capture.attention.asking import Answer
 from tracker_viz.capture.attention.calls import AGAIN, AttentionCall, Kind, ModuleStack
+from tracker_viz.capture.attention.kernels.asking import Answer
 from tracker_viz.capture.attention.probabilities import rows_sum_to_one
 from tracker_viz.capture.attention.replay import (
     Place,

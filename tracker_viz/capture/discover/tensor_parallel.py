@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tracker_viz.capture.discover.projections import seen_attentions
+from tracker_viz.capture.discover.naming.projections import seen_attentions
 from tracker_viz.capture.tracing.origins import Origins
 from tracker_viz.errors import UnsupportedModelError
 

@@ -6,7 +6,7 @@ So the query of an attention is seen to come from ``q_proj``, whatever rotates o
 the way, and ``o_proj`` is the weight that is seen to read what the attention made.
 
 Filled by ``AttentionWatch`` during the one exploring pass, read by
-``discover.projections.find_projections``.
+``discover.naming.projections``.
 """
 
 from __future__ import annotations

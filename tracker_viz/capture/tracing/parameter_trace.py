@@ -2,7 +2,7 @@
 fused ones split.
 
 Filled by ``AttentionWatch`` during the one exploring pass, read by
-``projections.find_projections``. Everything here is observed, not looked up: a parameter that is
+``discover.naming.projections``. Everything here is observed, not looked up: a parameter that is
 seen as ``x @ W`` is stored [in, out]; rows of a fused projection whose outputs turn up, bit for
 bit, as the values of the attention are its value rows; outputs that go through the activation are
 the gate.

@@ -3,7 +3,7 @@
 Every matrix is given as ``[out, in]``, as it multiplies a column vector, whatever the model stores:
 fused projections are split, transposed ones turned. ``read`` copies no more than it is asked for:
 the whole matrix, or a smaller map of it, made on its own device. Which parameter is which is found
-once, in ``projections.py``.
+once, in ``discover.naming``.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracker_viz.capture.attention.asking import Answer, ask, ask_channels, is_trivial
-from tracker_viz.capture.attention.known_kernels import Kernel
+from tracker_viz.capture.attention.kernels.asking import Answer, ask, ask_channels, is_trivial
+from tracker_viz.capture.attention.kernels.known_kernels import Kernel
 
 # Arguments into which some kernels write their output.
 _OUTPUTS = ("out", "out_", "output", "o")

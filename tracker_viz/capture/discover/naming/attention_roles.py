@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tracker_viz.capture.discover.matrix import ATTENTION_ROLE, Matrix, whole
+from tracker_viz.capture.discover.naming.matrix import ATTENTION_ROLE, Matrix, whole
 from tracker_viz.capture.tracing.origins import Origins, SeenAttention, is_attention_mark
 from tracker_viz.capture.tracing.parameter_trace import ParameterTrace
 from tracker_viz.capture.weights.matrices import Projection, Ranges

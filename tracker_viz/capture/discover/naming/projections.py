@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 
-from tracker_viz.capture.discover.attention_roles import (
+from tracker_viz.capture.discover.naming.attention_roles import (
     Seen,
     attention_projections,
     unseen_projections,
 )
-from tracker_viz.capture.discover.feed_forward import feed_forward_projections
-from tracker_viz.capture.discover.matrix import (
+from tracker_viz.capture.discover.naming.feed_forward import feed_forward_projections
+from tracker_viz.capture.discover.naming.matrix import (
     ATTENTION_ROLE,
     SKIPPED_NAMES,
     Matrix,

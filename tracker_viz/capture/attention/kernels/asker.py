@@ -13,16 +13,16 @@ from typing import Any
 
 from torch import Tensor
 
-from tracker_viz.capture.attention.asking import Answer
 from tracker_viz.capture.attention.call_keeper import CallKeeper
-from tracker_viz.capture.attention.known_kernels import (
+from tracker_viz.capture.attention.kernels.asking import Answer
+from tracker_viz.capture.attention.kernels.known_kernels import (
     Kernel,
     known_kernel,
     known_operator,
     supposed_operator,
 )
+from tracker_viz.capture.attention.kernels.questions import answered
 from tracker_viz.capture.attention.probabilities import looks_back_only
-from tracker_viz.capture.attention.questions import answered
 
 
 class KernelAsker:

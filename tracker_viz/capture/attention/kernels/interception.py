@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import nn
 
-from tracker_viz.capture.attention.known_kernels import known_kernel
+from tracker_viz.capture.attention.kernels.known_kernels import known_kernel
 
 # (function, name it was called by, args, kwargs) -> what the call returns
 Take = Callable[[Callable[..., Any], str, tuple[Any, ...], dict[str, Any]], Any]

@@ -15,12 +15,12 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from tracker_viz.capture.discover.attention_roles import (
+from tracker_viz.capture.discover.naming.attention_roles import (
     Seen,
     is_called_attention,
     is_called_feed_forward,
 )
-from tracker_viz.capture.discover.matrix import FEED_FORWARD_ROLE, Matrix, whole
+from tracker_viz.capture.discover.naming.matrix import FEED_FORWARD_ROLE, Matrix, whole
 from tracker_viz.capture.tracing.parameter_trace import ParameterTrace
 from tracker_viz.capture.weights.matrices import Projection
 

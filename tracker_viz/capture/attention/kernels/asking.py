@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracker_viz.capture.attention.axes import Axes, possible_axes
+from tracker_viz.capture.attention.kernels.axes import Axes, possible_axes
 from tracker_viz.capture.attention.probabilities import repeated
 
 # values -> a kernel's output for them, with all other arguments unchanged

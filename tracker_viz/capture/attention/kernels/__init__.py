@@ -1,0 +1,1 @@
+"""Ask kernels that hide their probabilities for the matrix that they multiply values by."""
