@@ -366,6 +366,7 @@ def report(found: dict[str, Any]) -> str:
 
 
 def compared_report(part: dict[str, Any]) -> str:
+    """Return the section about other ways."""
     share = (
         f"share of training, {part['default_captures']} records in {part['default_steps']:,} steps"
     )

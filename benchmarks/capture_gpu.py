@@ -24,7 +24,7 @@ import torch
 from measuring import table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tracker_viz.capture import Schedule, make_probe, record
+from tracker_viz.capture import Recorder, Schedule, make_probe, record
 from tracker_viz.types import Capture
 
 # Llama 3.2 1B, and a model that any CPU trains at once.
@@ -155,11 +155,7 @@ def train(settings: Settings, *, capture: bool) -> Training:
     captures: list[Capture] = []
     recorder = None
     if capture:
-        probe_length = min(128, length)
-        probe = make_probe(config.vocab_size, probe_length, text_ids=range(probe_length))
-        recorder = record(
-            trained, probe, Schedule.every(settings.every), captures.append, counts_from=1
-        )
+        recorder = make_recorder(trained, config.vocab_size, settings, captures)
     generator = torch.Generator().manual_seed(1)
     batch = (settings.batch, length)
     graphs_of_first_step = 0
@@ -187,6 +183,16 @@ def train(settings: Settings, *, capture: bool) -> Training:
     if device.type == "cuda":
         made.peak_gb = torch.cuda.max_memory_allocated(device) / 1e9
     return made
+
+
+def make_recorder(
+    model: Any, vocab_size: int, settings: Settings, captures: list[Capture]
+) -> Recorder:
+    """Return a recorder that appends its captures to a list."""
+    length = min(128, settings.length)
+    probe = make_probe(vocab_size, length, text_ids=range(length))
+    schedule = Schedule.every(settings.every)
+    return record(model, probe, schedule, captures.append, counts_from=1)
 
 
 def reset(device: torch.device) -> None:

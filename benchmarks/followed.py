@@ -153,10 +153,7 @@ def count(processes: Processes) -> dict[str, Any]:
     for ref in refs:
         capture_file.read(run.fetch(ref, directory / "pulled"))
     charted = Counter(service.charted(processes.ref))
-    films = list(service.seen.values())
-    versions = [directory / f"version-{number}.webm" for number in range(len(films))]
-    for path, film in zip(versions, films, strict=True):
-        path.write_bytes(film)
+    versions = written_versions(processes)
     whole = render(
         processes.ref,
         video=VIDEO,
@@ -183,6 +180,15 @@ def count(processes: Processes) -> dict[str, Any]:
         "same": "yes" if same else "no",
         "state": run.info().state,
     }
+
+
+def written_versions(processes: Processes) -> list[Path]:
+    """Write every version of the film that was in the run, and return the paths."""
+    paths = []
+    for number, film in enumerate(processes.service.seen.values()):
+        paths.append(processes.directory / f"version-{number}.webm")
+        paths[-1].write_bytes(film)
+    return paths
 
 
 def report(found: dict[str, Any]) -> str:

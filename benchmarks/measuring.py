@@ -46,10 +46,15 @@ def options_parser(description: str | None) -> argparse.ArgumentParser:
 
 def import_from_tests(folder: str, module: str) -> ModuleType:
     """Import a module from a folder of the tests, such as a server or the synthetic run."""
+    add_tests_to_path(folder)
+    return importlib.import_module(module)
+
+
+def add_tests_to_path(folder: str) -> None:
+    """Let modules in a folder of the tests be imported by their names."""
     path = str(REPOSITORY / "tests" / folder)
     if path not in sys.path:
         sys.path.append(path)
-    return importlib.import_module(module)
 
 
 # -- clocks
@@ -111,11 +116,13 @@ def write_results(
 
 
 def table(rows: Sequence[Mapping[str, object]], *, text: Collection[str] = ()) -> str:
-    """Return a Markdown table. Its header is the keys of the first row.
+    """Return a Markdown table with the keys of the first row as its header; empty without rows.
 
     Args:
         text: columns that are aligned to the left, as the first one is.
     """
+    if not rows:
+        return ""
     header = list(rows[0])
     rules = dict.fromkeys(header, "---:") | dict.fromkeys([header[0], *text], "---")
     lines = [_line(header), f"|{'|'.join(rules.values())}|"]

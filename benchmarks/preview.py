@@ -22,11 +22,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from measuring import options_parser, table, wrapped, write_results
 
 from tracker_viz.cores import usable_cores
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from tracker_viz.demo.data import Mixture
 
 THREADS, EVERY, BATCH_SIZE = 2, 10, 16
 PREVIEW = "0s"
@@ -68,7 +74,6 @@ def main() -> None:
 def train(spool: Path, n_steps: int, preview: str | None) -> dict[str, Any]:
     """Train, and return what it took from the first step to the last."""
     import torch
-    from torch import nn
 
     import tracker_viz as tv
     from tracker_viz.demo.data import BOS, SPAN_TOKENS, VOCAB_SIZE, DataConfig, Mixture
@@ -92,12 +97,7 @@ def train(spool: Path, n_steps: int, preview: str | None) -> dict[str, Any]:
     ) as watcher:
         began, used = time.perf_counter(), time.process_time()
         for step in range(n_steps):
-            ids, targets = batches.batch()
-            logits = model(ids)
-            loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            loss = train_step(model, optimizer, batches)
             losses.append(loss.item())
             watcher.step(step, loss=loss)
         took_s, used_s = time.perf_counter() - began, time.process_time() - used
@@ -114,6 +114,18 @@ def train(spool: Path, n_steps: int, preview: str | None) -> dict[str, Any]:
     }
 
 
+def train_step(model: nn.Module, optimizer: Optimizer, batches: Mixture) -> Tensor:
+    """Train on one batch and return its loss."""
+    from torch.nn import functional as F
+
+    ids, targets = batches.batch()
+    loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss
+
+
 def train_pair(number: int, n_steps: int, directory: str) -> dict[str, dict[str, Any]]:
     """Train once each way; which one is first changes from pair to pair."""
     ways = ["without", "with"]
@@ -122,7 +134,7 @@ def train_pair(number: int, n_steps: int, directory: str) -> dict[str, dict[str,
     pair = {}
     for way in ways:
         command = [sys.executable, __file__, "--train", way, "--steps", str(n_steps)]
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=directory, stdout=subprocess.PIPE, text=True, check=True)
         pair[way] = json.loads(done.stdout.splitlines()[-1])
     print(pair, flush=True)
     return pair

@@ -248,6 +248,7 @@ def report(found: dict[str, Any]) -> str:
 
 
 def place_row(place: str, way: str, took: dict[str, float]) -> dict[str, str]:
+    """Return the row of one way to one place; only the outbox's captures are pulled."""
     row = {
         "store": place,
         "way": way,

@@ -75,7 +75,7 @@ def main(steps: int = 200, base_steps: int = 300) -> None:
 
     # The same as a command: tracker-viz compare runs=[local:lora] steps=[0,null]
     changed = tv.compare_steps(["local:lora"], steps=[0, None])
-    print("What fine-tuning changed, head by head, most changed attention first:")
+    print("What fine-tuning changed, head by head, the most changed attention first:")
     for change in changed.heads:
         print(f"  {change}")
     print(f"Before and after: {changed.picture}")

@@ -10,13 +10,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from measuring import import_from_tests
 from mlflow import MlflowClient
+from mlflow_server import MlflowServer
+from wandb_server import WandbServer
 
 from tracker_viz.types import RunRef
-
-MlflowServer = import_from_tests("trackers", "mlflow_server").MlflowServer
-WandbServer = import_from_tests("trackers", "wandb_server").WandbServer
 
 
 class Service(ABC):
