@@ -35,7 +35,7 @@ MAX_FILE_BYTES = 4 << 30
 MAX_ARRAYS = 100_000
 
 _METADATA_KEY = "tracker_viz"
-# What a damaged or forged description raises while it is read
+# Errors that a damaged or forged description raises while it is read
 _NOT_A_CAPTURES = (KeyError, TypeError, ValueError, AttributeError, OverflowError, TrackerError)
 _ARRAY_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_-]+)*")
 _DTYPES = {"F16": "float16", "F32": "float32"}

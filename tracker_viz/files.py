@@ -22,7 +22,7 @@ import filelock
 
 from tracker_viz.errors import ConfigError, TrackerError, TransientTrackerError
 
-# What a file system answers of what it does not have
+# Errors of a file system that lacks an operation
 _NOT_THERE = frozenset(
     {errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
 )

@@ -128,8 +128,8 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
 
 
 def check_checkpoint(model: nn.Module, path: Path) -> None:
-    """Compare a checkpoint's names and shapes with the model's and load nothing. Of safetensors
-    files only the headers are read.
+    """Compare a checkpoint's names and shapes with the model's and load nothing. Only the
+    headers of safetensors files are read.
 
     Raises:
         CaptureError: as ``load_checkpoint``.
@@ -258,7 +258,7 @@ def _named_like(model: nn.Module, saved: dict[str, Tensor]) -> dict[str, Tensor]
     def n_fitting(prefix: str) -> int:
         return sum(prefix + name in saved for name in own)
 
-    # Of several that fit equally well, the shortest.
+    # The shortest of several that fit equally well.
     best = max(sorted(prefixes, key=len), key=n_fitting)
     named = {}
     for name, tensor in saved.items():

@@ -358,8 +358,8 @@ def record(
 
 
 def _wait_for(device: torch.device) -> None:
-    # What the device still has to do is part of training, not of the capture that would wait for
-    # it.
+    # Work that the device still has to do is part of training, not of the capture that would wait
+    # for it.
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

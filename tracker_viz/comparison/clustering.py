@@ -113,7 +113,7 @@ def long_enough(runs: Sequence[ComparedRun], axis: Axis) -> list[ComparedRun]:
     start = min(positions(run.series, axis)[0] for run in runs)
     longest_first = np.sort(ends - start)[::-1]
     coverage = longest_first * np.arange(1, len(runs) + 1)
-    # Of equal coverages the one with more runs.
+    # The one with more runs, where coverages are equal.
     n_kept = max(2, len(runs) - int(np.argmax(coverage[::-1])))
     least = longest_first[n_kept - 1]
     return [run for run, end in zip(runs, ends, strict=True) if end - start >= least]

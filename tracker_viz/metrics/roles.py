@@ -177,7 +177,7 @@ def noise_over_time(scores: Floats) -> Floats:
     steady rise leaves small, whichever are smaller.
     """
     estimates = []
-    # Of few captures a rise may take half: there the lower quartile of the differences counts.
+    # A rise may take half of a few captures: there the lower quartile of the differences counts.
     is_short = len(scores) < _FEW_CAPTURES
     quantile = 0.25 if is_short else 0.5
     of_normal = 0.3186 if is_short else 0.6745  # the same quantile of |x|, x standard normal
@@ -327,7 +327,7 @@ def labels_near_line(evidence: Evidence, *, rows: RowKind) -> NDArray[np.bool_] 
     last capture: bool [block, head]; None where no role was measured on it.
 
     A role near its line changes no label beside one that the head has for certain, by a greater
-    margin. Of two certain roles whose margins the noise does not tell apart either may be the
+    margin. Where noise does not tell the margins of two certain roles apart, either may be the
     label.
     """
     of_roles: list[tuple[NDArray[np.bool_], Floats, Floats]] = []

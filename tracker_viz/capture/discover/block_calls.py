@@ -5,7 +5,7 @@ Used by ``blocks``, for the first pass and for every one after it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +15,20 @@ from torch import Tensor
 from tracker_viz.capture import distributed
 from tracker_viz.capture.attention.calls import AttentionCall
 from tracker_viz.capture.discover.block_names import Block
+from tracker_viz.capture.discover.model_info import Site
 from tracker_viz.capture.weights.matrices import Projection
 
 
-def all_rows(parts: Sequence[AttentionCall]) -> AttentionCall:
+def by_site(calls: Iterable[AttentionCall]) -> dict[Site, AttentionCall]:
+    """Return site -> its call, over all rows of the probe where it was called for some at a
+    time."""
+    parts: dict[Site, list[AttentionCall]] = {}
+    for call in calls:
+        parts.setdefault(call.site, []).append(call)
+    return {site: _all_rows(of_site) for site, of_site in parts.items()}
+
+
+def _all_rows(parts: Sequence[AttentionCall]) -> AttentionCall:
     """Return the calls of one place, for some rows of the probe each, as one."""
     if len(parts) == 1:
         return parts[0]

@@ -64,7 +64,7 @@ def found_blocks(model: nn.Module, calls: Sequence[Running]) -> list[Block]:
     blocks: list[Block] = []
     for stem in counts:
         of_stem = [name for name in numbered if _stem(name) == stem]
-        # Of another kind: a vision tower, a head that predicts further tokens.
+        # Another kind of module: a vision tower, a head that predicts further tokens.
         if stem != main and not any(type(modules[name]) in kinds for name in of_stem):
             continue
         siblings = _siblings(modules, stem, attending)

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from tracker_viz.capture.attention.calls import AttentionCall, ModuleStack
-from tracker_viz.capture.attention.kernels.interception import find_bindings, intercepted
+from tracker_viz.capture.attention.kernels.interception import Binding, find_bindings, intercepted
 from tracker_viz.capture.attention.watch import AttentionWatch, Logits
 from tracker_viz.capture.discover.adapters import adapter_projections
 from tracker_viz.capture.discover.block_calls import (
     all_heads,
-    all_rows,
+    by_site,
     callers_within,
     heads_of,
     maps_of,
@@ -60,7 +60,7 @@ def discover(
 
     Args:
         input_ids: int64 [probe, position], on the model's device.
-        dtype: of the attention that is returned; it is worked out in float32.
+        dtype: of the attention that is returned; it is computed in float32.
         blocks: names of the modules that are the decoder's blocks, or a pattern such as
             ``decoder.layers.*``; found automatically if None.
         projections: where each is, by hand: its name -> its parameter's name within a block; found
@@ -78,15 +78,14 @@ def discover(
     evidence = ParameterTrace(input_ids.shape[0], input_ids.shape[1], dict(model.named_modules()))
     bindings = find_bindings(model)
     seen = look(model, input_ids, forward, blocks, evidence, bindings, dtype)
-    watch, attention = seen.watch, seen.attention
+    attention = seen.attention
     if not any(attention) and not any(seen.mixing):
         raise ConfigError(
             f"none of the blocks {[block.name for block in seen.blocks]} has attention; attention "
             f"was found in {sorted({call.module for call in seen.calls})}"
         )
 
-    d_model = _width(seen)
-    found = _Found(d_model, evidence)
+    found = _Found(_width(seen), evidence)
     gatherer = Gatherer(model)
     for index, block in enumerate(seen.blocks):
         with gatherer.of_modules([block.name, *block.beside]):
@@ -94,31 +93,9 @@ def discover(
                 model, block, attention[index], found, named=projections, max_experts=max_experts
             )
 
-    vocabulary = watch.vocabulary
-    if seen.replays and watch.n_as_wide_as_logits > 1:
-        # One of them may be of a mixer, whose place among them is not known.
-        vocabulary = None
-    attending = list(itertools.chain(*attention))
-    errors = [call.error for call in seen.calls if call.error is not None]
-    structure = ModelStructure(
-        blocks=tuple(block.name for block in seen.blocks),
-        sites=tuple(tuple(call.site for call in calls) for calls in attention),
-        n_heads=tuple(found.n_heads),
-        n_kv_heads=tuple(found.n_kv_heads),
-        d_model=d_model,
-        projections=tuple(found.projections),
-        sources=tuple(sorted({call.source for call in attending})),
-        error=max(errors, default=None),
-        watched=frozenset(itertools.chain(*(call.modules for call in seen.calls))),
-        vocabulary=vocabulary,
-        left_out=tuple(dict.fromkeys(watch.rejected)),
-        head_groups=tuple(found.head_groups),
-        unnamed={path: tuple(indices) for path, indices in found.unnamed.items()},
-        mixing=mixing_of(model, seen.mixing, watch, bindings),
-        replays=tuple(seen.replays),
-    )
     if mixing is not None:
         mixing.update(maps_of(seen.mixing))
+    structure = _structure_of(model, seen, found, bindings)
     return structure, [heads_of(calls) for calls in attention]
 
 
@@ -187,6 +164,34 @@ def _search_block(
     return whole_calls
 
 
+def _structure_of(
+    model: nn.Module, seen: Seen, found: _Found, bindings: Sequence[Binding]
+) -> ModelStructure:
+    vocabulary = seen.watch.vocabulary
+    if seen.replays and seen.watch.n_as_wide_as_logits > 1:
+        # One of them may be of a mixer, whose place among them is not known.
+        vocabulary = None
+    attending = list(itertools.chain(*seen.attention))
+    errors = [call.error for call in seen.calls if call.error is not None]
+    return ModelStructure(
+        blocks=tuple(block.name for block in seen.blocks),
+        sites=tuple(tuple(call.site for call in calls) for calls in seen.attention),
+        n_heads=tuple(found.n_heads),
+        n_kv_heads=tuple(found.n_kv_heads),
+        d_model=found.d_model,
+        projections=tuple(found.projections),
+        sources=tuple(sorted({call.source for call in attending})),
+        error=max(errors, default=None),
+        watched=frozenset(itertools.chain(*(call.modules for call in seen.calls))),
+        vocabulary=vocabulary,
+        left_out=tuple(dict.fromkeys(seen.watch.rejected)),
+        head_groups=tuple(found.head_groups),
+        unnamed={path: tuple(indices) for path, indices in found.unnamed.items()},
+        mixing=mixing_of(model, seen.mixing, seen.watch, bindings),
+        replays=tuple(seen.replays),
+    )
+
+
 def attend(
     model: nn.Module,
     input_ids: Tensor,
@@ -210,12 +215,41 @@ def attend(
         CaptureError: the calls are not those that were discovered: the model was changed.
     """
     mixing_sites = structure.mixing.sites if mixing is not None else ()
-    expected = set(itertools.chain(*structure.sites, *mixing_sites))
-    seen: dict[Site, list[AttentionCall]] = {}
+    sites = set(itertools.chain(*structure.sites, *mixing_sites))
+    seen = _seen_again(
+        model, input_ids, structure, sites, forward=forward, dtype=dtype, logits=logits
+    )
+    if mixing is not None:
+        mixing.update(maps_of([[seen[site] for site in of_block] for of_block in mixing_sites]))
+    attention = []
+    for block, of_block in enumerate(structure.sites):
+        calls = all_heads([seen[site] for site in of_block], structure.head_groups[block])
+        attention.append(heads_of(calls))
+        if calls and max_logits is not None:
+            max_logits[block] = torch.cat([max_logit_of(call) for call in calls], dim=1)
+    return attention
+
+
+def _seen_again(
+    model: nn.Module,
+    input_ids: Tensor,
+    structure: ModelStructure,
+    sites: set[Site],
+    *,
+    forward: Forward,
+    dtype: torch.dtype,
+    logits: Logits | None,
+) -> dict[Site, AttentionCall]:
+    """Run the probe, and return the call of every site.
+
+    Raises:
+        CaptureError: there was none at one of them.
+    """
+    kept: list[AttentionCall] = []
 
     def keep(call: AttentionCall) -> None:
-        if call.site in expected:
-            seen.setdefault(call.site, []).append(stored(call, dtype))
+        if call.site in sites:
+            kept.append(stored(call, dtype))
 
     stack = ModuleStack()
     watch = AttentionWatch(
@@ -238,20 +272,12 @@ def attend(
     with replays, stack.following(followed), loop.following(model), kernels, running, watch:
         forward(model, input_ids)
     loop.check()
-    missing = expected - set(seen)
+    seen = by_site(kept)
+    missing = sites - set(seen)
     if missing:
         where = {modules[-1] if modules else "the model itself" for modules, _ in missing}
         raise CaptureError(f"no attention was seen this time in {', '.join(sorted(where))}")
-    whole = {site: all_rows(parts) for site, parts in seen.items()}
-    if mixing is not None:
-        mixing.update(maps_of([[whole[site] for site in sites] for sites in mixing_sites]))
-    attention = []
-    for block, sites in enumerate(structure.sites):
-        calls = all_heads([whole[site] for site in sites], structure.head_groups[block])
-        attention.append(heads_of(calls))
-        if calls and max_logits is not None:
-            max_logits[block] = torch.cat([max_logit_of(call) for call in calls], dim=1)
-    return attention
+    return seen
 
 
 def _width(seen: Seen) -> int:

@@ -17,14 +17,14 @@ from tracker_viz.capture.attention.kernels.interception import Binding, intercep
 from tracker_viz.capture.attention.replay import ReplayPlan
 from tracker_viz.capture.attention.watch import AttentionWatch
 from tracker_viz.capture.discover.block_calls import (
-    all_rows,
+    by_site,
     calls_by_block,
     looking_back,
     stored,
 )
 from tracker_viz.capture.discover.block_names import Block, found_blocks, named_blocks
 from tracker_viz.capture.discover.mixers import add_by_kind, dark_blocks, split_by_kind
-from tracker_viz.capture.discover.model_info import Site, first_of
+from tracker_viz.capture.discover.model_info import first_of
 from tracker_viz.capture.discover.replays import find_replays
 from tracker_viz.capture.discover.row_loop import RowLoop
 from tracker_viz.capture.isolation import Forward
@@ -132,10 +132,7 @@ def _replayed(
     plans, calls, refused = find_replays(model, input_ids, forward, blocks)
     known = {module for module, _ in watch.asker.unanswered} | {*unclear}
     watch.rejected += [why for module, why in refused.items() if module not in known]
-    by_site: dict[Site, list[AttentionCall]] = {}
-    for call in calls:
-        by_site.setdefault(call.site, []).append(stored(call, dtype))
-    return [all_rows(of_site) for of_site in by_site.values()], plans
+    return list(by_site(stored(call, dtype) for call in calls).values()), plans
 
 
 def _watched_pass(
@@ -176,22 +173,24 @@ def _watched_pass(
     except CaptureError:
         raise
     except Exception as error:
-        rows, length = input_ids.shape
-        what = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise ProbeError(
-            f"the model's forward pass failed on the probe of {rows} rows of "
-            f"{length} tokens: {what}. If the model is not called as "
-            "model(input_ids), pass forward=lambda model, input_ids: ...; if the "
-            "probe is longer than the model's context, cut it; if it only runs "
-            "under autocast, pass autocast=torch.bfloat16"
-        ) from error
+        raise ProbeError(_failed(error, input_ids)) from error
     if loop.n_rows_seen:
-        by_site: dict[Site, list[AttentionCall]] = {}
-        for call in calls:
-            by_site.setdefault(call.site, []).append(call)
-        calls = [all_rows(of_site) for of_site in by_site.values()]
+        calls = list(by_site(calls).values())
     _, width = watch.embedding or (0, 0)
     return calls, watch, {"": width, **stack.widths}
+
+
+def _failed(error: Exception, input_ids: Tensor) -> str:
+    """Return the message for a forward pass that failed on the probe."""
+    rows, length = input_ids.shape
+    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return (
+        f"the model's forward pass failed on the probe of {rows} rows of "
+        f"{length} tokens: {what}. If the model is not called as "
+        "model(input_ids), pass forward=lambda model, input_ids: ...; if the "
+        "probe is longer than the model's context, cut it; if it only runs "
+        "under autocast, pass autocast=torch.bfloat16"
+    )
 
 
 @contextlib.contextmanager

@@ -65,47 +65,65 @@ def make_probe(
         text = torch.as_tensor(text_ids, device="cpu").reshape(-1).to(torch.int64)
     length = chosen_length(length, context_length, text)
     start = 0 if bos_id is None else 1
-    first, last = token_range or (0, vocab_size)
-    if not 0 <= first < last <= vocab_size:
-        raise ProbeError(f"token_range must lie within 0..{vocab_size}; got {first}..{last}")
-    forbidden = set(exclude) | ({bos_id} if bos_id is not None else set())
-    # On the CPU, whatever the default device is.
-    allowed = torch.tensor(
-        [token for token in range(first, last) if token not in forbidden],
-        dtype=torch.int64,
-        device="cpu",
-    )
+    allowed = _allowed_tokens(vocab_size, token_range, {*exclude, bos_id})
     period_is_chosen = period is not None
-    longest = (length - start) // 2
     if period is None:
+        longest = (length - start) // 2
         period = max((length - start) // copies, min(MIN_PERIOD, longest, len(allowed)))
-    if not 1 <= period <= longest:
-        raise ProbeError(
-            f"the repeated row needs two copies of period={period} tokens (and {start} BOS); it "
-            f"has length={length}: give a period of at most {longest}, or a length of at least "
-            f"{start + 2 * period}"
-        )
-    if len(allowed) < period:
-        raise ProbeError(
-            f"a period of {period} distinct tokens needs at least as many allowed "
-            f"tokens; token_range leaves {len(allowed)}"
-        )
+    _check_period(period, length, start, n_allowed=len(allowed))
+    check_score_rows(score_rows)
+
     spell = Speller(decode)
     generator = torch.Generator("cpu").manual_seed(seed)
     draw = Draw(allowed, length, bos_id, generator, spell.knows)
     repeated = draw.repeated(period)
-    rows = [repeated] if text is None else [repeated, text[:length]]
-    input_ids = torch.stack(rows)
-    check_ids(input_ids, vocab_size)
+    rows = [repeated]
     described = [ProbeRow("repeated", spell.spelled(repeated.tolist()), period, start)]
     if text is not None:
+        check_ids(text[:length], vocab_size)
+        rows.append(text[:length])
         described.append(ProbeRow("text", spell.spelled(text[:length].tolist())))
-    drawn = Probe(input_ids, tuple(described), spell)
+    drawn = Probe(torch.stack(rows), tuple(described), spell)
 
-    check_score_rows(score_rows)
     hidden = draw.hidden(score_rows, period, only_shorter=period_is_chosen)
     if text is not None:
         hidden += hidden_text(text, length, bos_id, score_rows)
     probe = with_hidden_rows(drawn, hidden)
     check_ids(probe.input_ids, vocab_size)
     return probe
+
+
+def _allowed_tokens(
+    vocab_size: int, token_range: tuple[int, int] | None, forbidden: Collection[int | None]
+) -> Tensor:
+    """Return the ids to draw from: int64 [token].
+
+    Raises:
+        ProbeError: the range is not within the vocabulary.
+    """
+    first, last = token_range or (0, vocab_size)
+    if not 0 <= first < last <= vocab_size:
+        raise ProbeError(f"token_range must lie within 0..{vocab_size}; got {first}..{last}")
+    allowed = [token for token in range(first, last) if token not in forbidden]
+    # On the CPU, whatever the default device is.
+    return torch.tensor(allowed, dtype=torch.int64, device="cpu")
+
+
+def _check_period(period: int, length: int, start: int, *, n_allowed: int) -> None:
+    """Check that a row has room for two copies, and that there are enough tokens for one.
+
+    Raises:
+        ProbeError: it has not, or there are too few.
+    """
+    longest = (length - start) // 2
+    if not 1 <= period <= longest:
+        raise ProbeError(
+            f"the repeated row needs two copies of period={period} tokens (and {start} BOS); it "
+            f"has length={length}: give a period of at most {longest}, or a length of at least "
+            f"{start + 2 * period}"
+        )
+    if n_allowed < period:
+        raise ProbeError(
+            f"a period of {period} distinct tokens needs at least as many allowed "
+            f"tokens; token_range leaves {n_allowed}"
+        )

@@ -57,7 +57,7 @@ def frozen_norm(norm: nn.Module, entering: Tensor, leaving: Tensor) -> FrozenNor
     """
     x, y = entering.float(), leaving.float()
     d_model = x.shape[-1]
-    # Of mean 0 and of size 1 in every channel, so that both norms give back their own gain.
+    # Of mean 0, and of size 1 in every channel: both norms give back their own gain.
     signs = torch.ones(d_model, device=x.device)
     signs[1::2] = -1
     asked = torch.stack([signs, -signs, torch.ones_like(signs)])[None] * _LARGE

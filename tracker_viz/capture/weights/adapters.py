@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-# What a layer is called inside the adapter that took its place. The adapter gets the same input.
+# The name of a layer inside the adapter that took its place. The adapter gets the same input.
 _INSIDE_ADAPTER = frozenset({"base_layer", "base", "linear", "original", "original_module"})
 # Adapters that are written into a layer of somebody's own (litgpt, torchtune, loralib).
 _OWN_ADAPTER = re.compile(r"lora_(a|b|down|up)$", re.IGNORECASE)

@@ -29,7 +29,7 @@ Kind = Literal["q", "k", "v"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PREFIX = "scores.composition."
 # Multiplications of one capture, up to which all pairs of blocks are measured: half a second of a
-# core. Of models with more, blocks are left out.
+# core. In models with more, blocks are left out.
 MOST_OPERATIONS = 20e9
 # Heads of a model up to which pairs are kept: 1.6 MB a capture.
 MOST_HEADS = 512

@@ -51,7 +51,7 @@ N_QUIET = 2
 _STREAM, _LOGIT, _ENTROPY = "scores.stream.rms", "scores.head.max_logit", "scores.head.entropy"
 _TEXT = "probe/loss_text"
 _MOVED = 2  # blocks, and heads, that a sentence names
-# Of the logarithm of a block's residual stream, and of a head's entropy.
+# Change of the logarithm of a block's residual stream, and of a head's entropy.
 _LEAST_MOVE = 0.1
 _DEAD_NEURONS = re.compile(r"mlp\.w_(down|out)")
 

@@ -118,7 +118,7 @@ def _projections_of(
 
 def _seen_roles(matrices: list[Matrix], d_model: int, seen: Seen) -> dict[str, Matrix]:
     """Return the first matrix whose input one or two others of the group made, and those; empty
-    if there is none. What consists of two factors has both, ``_a`` and ``_b``."""
+    if there is none. A matrix of two factors has both, ``_a`` and ``_b``."""
     for outer in matrices:
         if outer.out != d_model:
             continue

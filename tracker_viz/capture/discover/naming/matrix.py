@@ -83,7 +83,7 @@ def _by_name(names_of_roles: dict[str, str]) -> dict[str, str]:
 
 ATTENTION_ROLE = _by_name(_ATTENTION_NAMES)
 FEED_FORWARD_ROLE = _by_name(_FEED_FORWARD_NAMES)
-# What a layer is called inside the wrapper that took its place.
+# The name of a layer inside the wrapper that took its place.
 _WRAPPED = {
     "base_layer",
     "original_module",
