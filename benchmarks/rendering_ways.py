@@ -12,6 +12,7 @@ import numpy as np
 
 from tracker_viz.rendering import Renderer, Series, storyboard
 from tracker_viz.rendering.painting import template as seaborn_template
+from tracker_viz.rendering.painting.figure import build_figure
 from tracker_viz.rendering.theme import fixed_style
 from tracker_viz.video import write_video
 
@@ -107,7 +108,7 @@ def animation(renderer: Renderer, n_frames: int, directory: Path) -> None:
     from matplotlib.animation import FFMpegWriter, FuncAnimation
 
     with fixed_style():
-        figure, meshes = seaborn_template._build(renderer.plan, renderer.values(0))
+        figure, meshes = build_figure(renderer.plan, renderer.values(0))
 
         def update(index: int) -> list[Any]:
             values = renderer.values(index)

@@ -59,6 +59,15 @@ def test_chance_is_no_line_and_the_most_of_the_run_the_widest(series):
     np.testing.assert_array_equal(graph.values > 0, graph.written > chance)
 
 
+def test_the_numbers_of_a_line_are_those_of_its_two_heads_at_each_capture(series):
+    graph = make_plan(LAYOUT, series).graph
+    for index in range(len(series)):
+        stored = series.read(index, ["scores.composition.k"])["scores.composition.k"]
+        for number, (read, reader) in enumerate(graph.edges):
+            place = (*graph.nodes[reader].head, *graph.nodes[read].head)
+            assert graph.written[index, number] == stored[place]
+
+
 def test_captures_without_composition_are_drawn_from_their_matrices(synthetic, small_run, tmp_path):
     series = without(synthetic, small_run, tmp_path / "run", ("scores.composition",))
     graph = make_plan(LAYOUT, series).graph

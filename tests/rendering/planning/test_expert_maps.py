@@ -81,6 +81,14 @@ def test_of_many_experts_neighbors_share_a_row_that_shows_the_largest_of_them(se
     ]
     written = {label.text for label in plan.labels}
     assert {"Experts of 2 of 9 blocks", "expert ↓ token → · max of 4"} <= written
+    box, cell_y = shown[0].box, shown[0].box.height // 64
+    numbers = [
+        each for each in plan.labels if each.align == "right" and box.x - 20 < each.x < box.x
+    ]
+    numbers = [each for each in numbers if box.y < each.y < box.bottom]
+    assert len(numbers) > 4
+    for label in numbers:
+        assert int(label.text) == 4 * round((label.y - box.y) / cell_y - 0.5)
     stored = series.read(1, [("blocks.0.mlp.router", 1)])
     pooled = shown[1].source.values(type("Moment", (), {"arrays": stored})())
     expected = stored["blocks.0.mlp.router", 1].T.reshape(64, 4, 24).max(1)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tracker_viz.rendering import Attention, Layout, Series, Weights, make_plan
+from tracker_viz.rendering import LAYOUTS, Attention, Layout, Series, Weights, make_plan
 from tracker_viz.rendering.plan import Box, Timeline
 from tracker_viz.rendering.planning.cards import place_cards, weight_card
 from tracker_viz.rendering.planning.content import resolve_attention, resolve_weights
@@ -144,3 +144,22 @@ def test_steps_stand_below_the_place_on_the_curve_that_they_name(series_of):
         assert label.x == pytest.approx(200 + step, abs=1)
     tick_captures(builder, line)
     assert [swatch.box.x for swatch in builder.swatches] == [200, 450, 1200]
+
+
+def test_tokens_stand_beside_the_row_and_below_the_column_that_they_are(small_run):
+    series = Series(small_run)
+    plan = make_plan(LAYOUTS["head"], series, size="1080p")
+    tokens = series.last.probe["rows"][0]["tokens"]
+    box = plan.heatmaps[0].box
+    cell_px = box.height // len(tokens)
+    rows = [each for each in plan.labels if each.baseline == "center" and each.x < box.x]
+    rows = [each for each in rows if each.align == "right" and box.y < each.y < box.bottom]
+    assert len(rows) > 4
+    for label in rows:
+        row = round((label.y - box.y) / cell_px - 0.5)
+        assert label.y == box.y + (row + 0.5) * cell_px
+        assert label.text == tokens[row]
+    columns = [each for each in plan.labels if each.rotation == 90 and each.x < box.right]
+    assert len(columns) == len(rows)
+    for label in columns:
+        assert label.text == tokens[int((label.x - box.x) // cell_px)]

@@ -94,6 +94,10 @@ def test_the_strip_counts_the_heads_of_each_role_up_to_the_step_that_is_shown(ma
         ahead = strip.source.codes[point][:, at >= next_step]
         assert not ahead.any(), "nothing of the future is shown"
     whole = strip.source.codes[-1]
+    for column, step in enumerate(at):
+        capture = max(index for index, each in enumerate(steps) if each <= step)
+        held = [bool(count) for count in roles.n_holders[capture]]
+        assert [bool(code) for code in whole[:, column]] == held, step
     assert [bool(row[-1]) for row in whole] == [count > 0 for count in final]
 
 

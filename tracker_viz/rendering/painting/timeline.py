@@ -63,28 +63,25 @@ def paint_timeline(
 
     ``played``: uint8 [height, width, 3], the picture with all of the timeline played.
     """
-    box, pixels, theme = timeline.box, canvas.pixels, plan.theme
-    x = round(place)
-    n_curves = len(timeline.curves)
+    box, pixels = timeline.box, canvas.pixels
+    x, n_curves = round(place), len(timeline.curves)
     radius = (8.0 if n_curves == 1 else 6.5) * plan.unit
     reach = int(radius) + 3
-    before = canvas.playhead
-    # Of one curve the strip only changes between the playhead that stands there and the new one;
-    # of several, dots stay behind where runs ended.
-    if before is None or n_curves > 1:
-        before = box.x
-    canvas.playhead = x
+
+    # Of one curve only the strip between the playhead that stands there and the new one changes; of
+    # several, dots stay behind where runs ended.
+    before = box.x if canvas.playhead is None or n_curves > 1 else canvas.playhead
+    farthest = box.right if n_curves > 1 else max(before, x)
     rows = slice(max(0, box.y - reach), box.bottom + reach)
-    left, right = max(0, min(before, x) - reach), max(before, x) + reach
-    if n_curves > 1:
-        right = box.right + reach
-    pixels[rows, left:right] = canvas.background[rows, left:right]
-    strip = slice(box.y, box.bottom), slice(max(box.x, left), x)
+    columns = slice(max(0, min(before, x) - reach), farthest + reach)
+    pixels[rows, columns] = canvas.background[rows, columns]
+    strip = slice(box.y, box.bottom), slice(max(box.x, columns.start), x)
     pixels[strip] = played[strip]
+    canvas.playhead = x
+
     half = max(1, round(plan.unit))
-    pixels[box.y : box.bottom, max(box.x, x - half) : min(box.right, x + half + 1)] = rgb(
-        theme.text
-    )
+    playhead = slice(max(box.x, x - half), min(box.right, x + half + 1))
+    pixels[box.y : box.bottom, playhead] = rgb(plan.theme.text)
     if n_curves <= _MOST_DOTS:
         _paint_dots(pixels, plan, timeline, x, radius)
 

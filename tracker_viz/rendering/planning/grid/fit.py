@@ -56,11 +56,11 @@ class GridShape:
 
     groups: int
     rows: int
-    map_px: int
-    head_px: int
-    wide_px: int
-    pool: int
-    gap: int
+    map_px: int = 0
+    head_px: int = 0
+    wide_px: int = 0
+    pool: int = 1
+    gap: int = 0
     lines: int = 1
     caption: int = 0
     foot: int = 0
@@ -119,22 +119,18 @@ def fit_grid(
     strands, matrices = aligned(heads, matrices)
     panels: list[Strand | Matrices] = [*strands, *matrices]
     n_blocks = max(len(panel.block_numbers) for panel in panels)
-    best, best_worth = GridShape(1, n_blocks, 0, 0, 0, 1, 0), (0, 0.0)
+    best, best_worth = GridShape(groups=1, rows=n_blocks), (0, 0.0)
     for groups, rows, lines in _wrappings(panels, n_blocks):
         for gap, cornered in itertools.product(_GAPS, (True, False)):
             wrapped = GridShape(
-                groups,
-                rows,
-                0,
-                0,
-                0,
-                1,
-                max(_LEAST_GAP_PX, builder.even(gap)),
-                lines,
-                0 if cornered else _caption_px(builder, strands, lines),
-                _foot_px(builder, strands, lines),
-                cornered,
-                0 if cornered else builder.px(_COLUMN_NAMES),
+                groups=groups,
+                rows=rows,
+                gap=max(_LEAST_GAP_PX, builder.even(gap)),
+                lines=lines,
+                caption=0 if cornered else _caption_px(builder, strands, lines),
+                foot=_foot_px(builder, strands, lines),
+                cornered=cornered,
+                above=0 if cornered else builder.px(_COLUMN_NAMES),
             )
             shape = _largest(builder, wrapped, strands, matrices, area, keep_right)
             if cornered and not _has_room_in_corners(builder, strands, matrices, shape):

@@ -66,22 +66,23 @@ def placed_flags(
 def leader_levels(flags: Sequence[Flag]) -> list[int]:
     """Return at which height the leader of each of the words runs to its event, 0 the lowest: so
     that none crosses another."""
-    levels = [0] * len(flags)
-    # Leaders that run to the left go below those that begin before them; the others the same, seen
-    # in a mirror.
-    for number in range(len(flags) - 1, -1, -1):
-        flag = flags[number]
-        if flag.nearest <= flag.at:
-            continue
-        for later in range(number + 1, len(flags)):
-            if flags[later].nearest > flags[later].at and flags[later].at < flag.nearest:
-                levels[number] = max(levels[number], levels[later] + 1)
-    for number, flag in enumerate(flags):
-        if flag.nearest >= flag.at:
-            continue
-        for earlier in range(number):
-            if flags[earlier].nearest < flags[earlier].at and flags[earlier].at > flag.nearest:
-                levels[number] = max(levels[number], levels[earlier] + 1)
+    spans = [(flag.nearest, flag.at) for flag in flags]
+    mirrored = [(-begin, -end) for begin, end in reversed(spans)]
+    to_the_right, to_the_left = _rightward_levels(spans), _rightward_levels(mirrored)[::-1]
+    return [max(levels) for levels in zip(to_the_right, to_the_left, strict=True)]
+
+
+def _rightward_levels(spans: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the heights of leaders from ``begin`` to ``end`` that run to the right, each above
+    the earlier ones that end behind its begin; 0 for those that run to the left."""
+    levels: list[int] = []
+    for begin, end in spans:
+        crossed = [-1]
+        if begin < end:
+            for (other_begin, other_end), level in zip(spans, levels, strict=False):
+                if other_begin < other_end and other_end > begin:
+                    crossed.append(level)
+        levels.append(max(crossed) + 1)
     return levels
 
 
@@ -157,15 +158,17 @@ def _spread(flags: Sequence[Flag], box: Box, gap: int) -> bool:
 
     # Pool adjacent violators: words that would overlap stand side by side, and the whole group
     # where the mean of its members would like it.
-    groups: list[list[float]] = []  # mean place of each less what stands before it, its size
+    groups: list[tuple[float, int]] = []  # mean place of each less what stands before it, its size
     before = 0.0
     for flag in flags:
-        groups.append([flag.at - flag.wide / 2 - before, 1])
+        place, size = flag.at - flag.wide / 2 - before, 1
+        while groups and groups[-1][0] > place:
+            left, n_left = groups.pop()
+            place = (left * n_left + place * size) / (n_left + size)
+            size += n_left
+        groups.append((place, size))
         before += flag.wide + gap
-        while len(groups) > 1 and groups[-2][0] > groups[-1][0]:
-            (one, n), (other, m) = groups[-2:]
-            groups[-2:] = [[(one * n + other * m) / (n + m), n + m]]
-    places = [place for place, size in groups for _ in range(int(size))]
+    places = [place for place, size in groups for _ in range(size)]
     before = 0.0
     for flag, place in zip(flags, places, strict=True):
         flag.x = min(max(place, box.x), box.x + room) + before
