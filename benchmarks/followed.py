@@ -142,7 +142,7 @@ def count(processes: Processes) -> dict[str, Any]:
     from tracker_viz import capture_file
     from tracker_viz.pipeline import render
     from tracker_viz.trackers import connect
-    from tracker_viz.video.writer import _packets
+    from tracker_viz.video.read_back import _packets
 
     service, directory = processes.service, processes.directory
     run = connect(service.scheme, **service.options).open_run(processes.ref)

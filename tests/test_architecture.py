@@ -87,6 +87,7 @@ INNER_LAYERS = {
     "video": [
         ["growing", "small_copy"],
         ["writer"],
+        ["read_back"],
         ["encoders"],
         ["opencv", "pyav"],
         ["protocol"],

@@ -26,7 +26,7 @@ from tracker_viz.rendering import ColorScale, resolve_layout
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.trackers.testing import write_captures
 from tracker_viz.video.opencv import import_cv2
-from tracker_viz.video.writer import _packets
+from tracker_viz.video.read_back import _packets
 
 VIDEO = {"size": "640x360", "title_s": 0.0, "key_frames": 0}
 

@@ -31,7 +31,8 @@ from tracker_viz.video import (
     write_video,
 )
 from tracker_viz.video.opencv import import_cv2
-from tracker_viz.video.writer import _packets, timestamps
+from tracker_viz.video.read_back import _packets
+from tracker_viz.video.writer import timestamps
 
 WIDTH, HEIGHT, CELL = 128, 96, 8
 

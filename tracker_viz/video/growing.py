@@ -23,13 +23,12 @@ from tracker_viz.errors import ConfigError, VideoError
 from tracker_viz.types import Frame
 from tracker_viz.video.encoders import EncoderName, encoder
 from tracker_viz.video.opencv import import_cv2
-from tracker_viz.video.protocol import disk_state
+from tracker_viz.video.read_back import VideoInfo, read_back
 from tracker_viz.video.writer import (
     Pictures,
-    VideoInfo,
     encode_segments,
-    read_back,
     timestamps,
+    unwritable,
     work_directory,
 )
 
@@ -74,7 +73,7 @@ def append_frames(
         read_back(joined, segments, path, ticks, pictures.size, chosen, "")
         os.replace(joined, path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -152,10 +151,6 @@ def join_film(
         os.replace(joined, path)
         return info
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _unwritable(path: Path, error: OSError) -> VideoError:
-    return VideoError(f"the video cannot be written to {path}: {error}; {disk_state(path.parent)}")

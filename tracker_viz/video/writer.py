@@ -13,10 +13,8 @@ import math
 import os
 import shutil
 import threading
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +27,7 @@ from tracker_viz.types import Frame
 from tracker_viz.video.encoders import EncoderName, encoder, suffix_of
 from tracker_viz.video.opencv import import_cv2
 from tracker_viz.video.protocol import TICKS_PER_SECOND, Encoder, disk_state
+from tracker_viz.video.read_back import VideoInfo, read_back
 
 # Every segment starts with a key frame, so this is also how far apart a player finds points to seek
 # to.
@@ -40,28 +39,6 @@ _SMALLEST_SCALE = 0.3  # below this a picture says nothing any more
 _VIDEO_SUFFIXES = (".webm", ".mp4", ".mkv", ".avi", ".mov", ".m4v", ".ogv")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class VideoInfo:
-    """A video as it was read back.
-
-    Attributes:
-        n_frames: pictures that were drawn. The file holds one more: the last one again, which marks
-            when it ends.
-        codec: as the container names it, e.g. ``VP80``.
-        notice: for the viewer, for example that it had to be made smaller; empty otherwise.
-    """
-
-    path: Path
-    n_frames: int
-    width: int
-    height: int
-    duration_s: float
-    nbytes: int
-    codec: str
-    encoder: str
-    notice: str = ""
 
 
 def write_video(
@@ -119,9 +96,7 @@ def write_video(
         os.replace(joined, path)
         return info
     except OSError as error:
-        raise VideoError(
-            f"the video cannot be written to {path}: {error}; {disk_state(path.parent)}"
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -296,9 +271,6 @@ def _encode_segment(pictures: Pictures, chosen: Encoder, span: range, path: Path
                 pictures.count()
 
 
-# -- places, and the check at the end --------------------------------------------------------------
-
-
 def work_directory(path: Path) -> Path:
     """Make a directory beside ``path`` for what a video is made of.
 
@@ -317,70 +289,6 @@ def work_directory(path: Path) -> Path:
         ) from error
 
 
-def read_back(
-    written: Path,
-    segments: Sequence[Path],
-    path: Path,
-    ticks: Sequence[int],
-    size: tuple[int, int],
-    chosen: Encoder,
-    notice: str,
-) -> VideoInfo:
-    """Check that the joined file holds the packets that the encoders made, to the bit, each at its
-    time; and its first picture, decoded. Return what it holds.
-
-    Decoding all of them would take a fifth of the encoder's own time, and would not see that a last
-    packet was cut short.
-    """
-    cv2 = import_cv2()
-    reader = cv2.VideoCapture(str(written), cv2.CAP_FFMPEG)
-    found, first = reader.read()
-    fourcc = int(reader.get(cv2.CAP_PROP_FOURCC))
-    reader.release()
-    codec, found_size = "readable", None
-    if found:
-        codec = (fourcc & 0xFFFFFFFF).to_bytes(4, "little").decode("latin-1")
-        found_size = first.shape[1::-1]
-    packets = _packets(written)
-    times_s = [time_s for time_s, _ in packets]
-    if len(times_s) != len(ticks) or found_size != size or codec not in chosen.codecs:
-        raise VideoError(
-            f"{path.name} should hold {len(ticks)} {chosen.codecs[0]} frames of {size}; it reads "
-            f"back as {len(times_s)} {codec} frames of {found_size}; {disk_state(written.parent)}"
-        )
-    made: list[int] = []
-    for segment in segments:
-        made += [checksum for _, checksum in _packets(segment)]
-    wrong = sum(here != there for (_, here), there in zip(packets, made, strict=True))
-    if wrong:
-        raise VideoError(
-            f"{path.name} reads back with {wrong} frames that are not what was encoded; "
-            f"{disk_state(written.parent)}"
-        )
-    off = max(
-        abs(time_s - tick / TICKS_PER_SECOND) for time_s, tick in zip(times_s, ticks, strict=True)
-    )
-    if off > 0.002:
-        raise VideoError(
-            f"{path.name} has a frame {off:.3f} s away from its time; please report this with "
-            f"OpenCV's version ({cv2.__version__})"
-        )
-    duration_s = (ticks[-1] + 1) / TICKS_PER_SECOND
-    return VideoInfo(
-        path, len(ticks) - 1, *size, duration_s, written.stat().st_size, codec, chosen.name, notice
-    )
-
-
-def _packets(video: Path) -> list[tuple[float, int]]:
-    """Return (when it begins in seconds, checksum of what was encoded) of every frame."""
-    cv2 = import_cv2()
-    reader = cv2.VideoCapture(str(video), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
-    packets: list[tuple[float, int]] = []
-    try:
-        while True:
-            found, packet = reader.read()
-            if not found:
-                return packets
-            packets.append((reader.get(cv2.CAP_PROP_POS_MSEC) / 1000.0, zlib.crc32(packet)))
-    finally:
-        reader.release()
+def unwritable(path: Path, error: OSError) -> VideoError:
+    """Return the error of a video that was not written, with the state of its disk."""
+    return VideoError(f"the video cannot be written to {path}: {error}; {disk_state(path.parent)}")

@@ -28,7 +28,7 @@ _CLAUSE_ENDS = ("; ", ", ", " (")  # where a sentence is shortened, in this orde
 def paint_caption(canvas: Canvas, plan: Plan, caption: Caption, shot: Shot) -> None:
     """Write what happens: bright while it does; after it dim, and as what is past; at the end the
     whole run."""
-    lines, size_px = fit_caption(*_said(plan, shot), caption)
+    lines, size_px = fit_caption(*_sentences(plan, shot), caption)
     pitch = round(_PITCH * caption.size_px)
     for number, pieces in enumerate(lines):
         x = caption.x
@@ -60,7 +60,7 @@ def fit_caption(
     return lines[: caption.n_lines], size_px
 
 
-def _said(plan: Plan, shot: Shot) -> tuple[_Piece, str, bool, str]:
+def _sentences(plan: Plan, shot: Shot) -> tuple[_Piece, str, bool, str]:
     """Return the headline, the sentence behind it, and whether that is bold, and its color."""
     story, theme = plan.story, plan.theme
     if shot.kind == "end" and story.summary:
@@ -109,7 +109,7 @@ def _wrapped(pieces: Sequence[_Piece], size_px: float, room: int) -> _Lines:
 
 
 def _width(line: Sequence[_Piece], size_px: float) -> int:
-    """Return the pixels that a line takes; what is blank at its end counts not."""
+    """Return the pixels that a line takes, without blanks at its end."""
     *others, (last, is_bold, _) = line
     wide = text_width(last.rstrip(), size_px, bold=is_bold)
     return wide + sum(text_width(text, size_px, bold=bold) for text, bold, _ in others)

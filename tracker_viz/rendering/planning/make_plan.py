@@ -82,11 +82,10 @@ from tracker_viz.rendering.theme import theme as theme_by_name
 log = logging.getLogger(__name__)
 
 _TITLE = 30  # at 1080p: above the panels
-# At 1080p: the timeline at least, and where the panels can give way.
 _BARS_ACROSS = {2: 320}  # at 1080p: number of color bars below the panels -> width of each
+# At 1080p: the timeline at least, and where the panels can give way.
 _STRIP, _WIDE_STRIP = 86, 124
-# Curves of several runs, and the time axis below them: as they should be, and what of it they can
-# give up.
+# At 1080p: curves of several runs with the time axis below them, and what of it they can give up.
 _CURVES, _SPARE = 130, 36
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "4k": (3840, 2160), "square": (1080, 1080)}
 

@@ -93,9 +93,9 @@ def _score_card(builder: PlanBuilder, name: str, absent: NDArray[np.bool_]) -> C
 def score_title(name: str) -> str:
     """Return what people read for a score array, with the kind of probe row that it was measured
     on, if it says one: ``previous token (repeats)``, ``previous token (text)``."""
-    told = _TELLING.get(name.removeprefix("scores."))
-    if told:
-        return told
+    telling = _TELLING.get(name.removeprefix("scores."))
+    if telling:
+        return telling
     score = name.rsplit(".", 1)[-1]
     behavior, is_of_repeats, _ = score.partition("_repeated")
     return f"{role_label(behavior)} (repeats)" if is_of_repeats else role_label(score)

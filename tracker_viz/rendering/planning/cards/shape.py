@@ -106,14 +106,13 @@ def _shape(
     bar_px = px(OWN_BAR_PX) + px(16) if own else 0
     if label + bar_px > wide:
         title_worth = _CUT_WORTH
-    titles = [_lines_of(builder, card, size, lines, title_room) for card in cards]
-    n_lines = [max(map(len, titles[row * across : (row + 1) * across])) for row in range(down)]
-    heads = [head_room_px(builder, n) for n in n_lines]
+    heads, feet = [], []
+    for first in range(0, len(cards), across):
+        in_row = cards[first : first + across]
+        titles = [_lines_of(builder, card, size, lines, title_room) for card in in_row]
+        heads.append(head_room_px(builder, max(map(len, titles))))
+        feet.append(max(_foot(builder, card, own) for card in in_row))
 
-    feet = [
-        max(_foot(builder, card, own) for card in cards[row * across : (row + 1) * across])
-        for row in range(down)
-    ]
     maps_px = box.height - sum(feet) - sum(heads) - (down - 1) * between
     cell_x, cell_y = (wide - gap - label) // columns, maps_px // (down * rows)
     cell_x, cell_y = min(cell_x, _most_wide(rows, columns) * cell_y), min(cell_y, 2 * cell_x)
@@ -124,18 +123,18 @@ def _shape(
     widest = max(_title_width(builder, card, size, lines, title_room) for card in cards)
     narrowest = label + max(cell_x * columns + gap, widest, bar_px)
     shape = Shape(
-        across,
-        columns,
-        label,
-        cell_x,
-        cell_y,
-        min(wide, narrowest + px(60)),
-        tuple(heads),
-        tuple(feet),
-        spread,
-        (size, lines),
-        title_room,
-        title_worth == _CUT_WORTH,
+        across=across,
+        columns=columns,
+        label=label,
+        cell_x=cell_x,
+        cell_y=cell_y,
+        wide=min(wide, narrowest + px(60)),
+        heads=tuple(heads),
+        feet=tuple(feet),
+        gap=spread,
+        title=(size, lines),
+        title_room=title_room,
+        is_cut=title_worth == _CUT_WORTH,
     )
     return shape, title_worth
 

@@ -32,8 +32,8 @@ _SIGNS = (("\n", "↵"), ("\t", "⇥"))
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What the lens said over the run.
+class _Readings:
+    """The words and probabilities that the lens reads off each block, over the run.
 
     Attributes:
         probability: float16 [capture, block, position].
@@ -73,8 +73,8 @@ def place_lens(builder: PlanBuilder, panel: Lens, area: Box) -> int:
     Raises:
         LayoutError: the captures hold no logit lens.
     """
-    said = _said(builder)
-    shape = _fit(builder, panel, said, area)
+    readings = _read(builder)
+    shape = _fit(builder, panel, readings, area)
     builder.add_scale(
         _SCALE,
         "attention",
@@ -88,17 +88,17 @@ def place_lens(builder: PlanBuilder, panel: Lens, area: Box) -> int:
         },
     )
     heading = "What comes next?"
-    if len(shape.blocks) < len(said.blocks):
-        heading = f"What comes next? · {len(shape.blocks)} of {len(said.blocks)} blocks"
+    if len(shape.blocks) < len(readings.blocks):
+        heading = f"What comes next? · {len(shape.blocks)} of {len(readings.blocks)} blocks"
     axes = ("block ↓ token →  its word if the model ended there · framed: right", "block ↓ token →")
     builder.heading(heading, area.x, area.y - builder.px(14), area.width, *axes)
     y = area.y
-    for first in range(said.n_positions - shape.shown, said.n_positions, shape.columns):
-        y = _place_band(builder, said, shape, range(first, first + shape.columns), area.x, y)
+    for first in range(readings.n_positions - shape.shown, readings.n_positions, shape.columns):
+        y = _place_band(builder, readings, shape, range(first, first + shape.columns), area.x, y)
     return y - builder.px(_BETWEEN)
 
 
-def _said(builder: PlanBuilder) -> _Said:
+def _read(builder: PlanBuilder) -> _Readings:
     series, layout = builder.series, builder.layout.name
     names = ("lens.top_probability", "lens.top", "lens.right_rank")
     if names[0] not in series.arrays:
@@ -127,7 +127,7 @@ def _said(builder: PlanBuilder) -> _Said:
         [shown_token(text) for text in series.last.labels.get(name, ())] or [""] * n_positions
         for name in ("lens.token", "lens.right")
     )
-    return _Said(np.stack(probabilities), words, np.stack(ranks) == 0, tokens, right, blocks)
+    return _Readings(np.stack(probabilities), words, np.stack(ranks) == 0, tokens, right, blocks)
 
 
 def shown_token(text: str) -> str:
@@ -145,22 +145,22 @@ def shown_token(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def _fit(builder: PlanBuilder, panel: Lens, said: _Said, area: Box) -> _Shape:
+def _fit(builder: PlanBuilder, panel: Lens, readings: _Readings, area: Box) -> _Shape:
     """Return as many columns as words can be read in, and as many bands as have room; where not all
     blocks have room, some are left out, evenly spaced."""
     px = builder.px
-    label = builder.text_width(f"L{said.blocks[-1]}", _NUMBER) + px(12)
-    wanted = min(panel.tokens or said.n_positions, said.n_positions)
+    label = builder.text_width(f"L{readings.blocks[-1]}", _NUMBER) + px(12)
+    wanted = min(panel.tokens or readings.n_positions, readings.n_positions)
     around = px(_ABOVE) + px(_BELOW) + px(_BETWEEN)
     widest = max(1, (area.width - label) // px(_COLUMN))
     for bands in (2, 1) if wanted > widest else (1,):
         columns = min(-(-wanted // bands), widest)
         height = (area.height + px(_BETWEEN)) // bands - around
-        if height // len(said.blocks) >= px(_LEAST_ROW) * (1.3 if bands > 1 else 1.0):
+        if height // len(readings.blocks) >= px(_LEAST_ROW) * (1.3 if bands > 1 else 1.0):
             break
-    n_rows = max(1, min(len(said.blocks), height // px(_LEAST_ROW)))
-    places = np.linspace(len(said.blocks) - 1, 0, n_rows).round().astype(int)[::-1]
-    blocks = [said.blocks[place] for place in places.tolist()]
+    n_rows = max(1, min(len(readings.blocks), height // px(_LEAST_ROW)))
+    places = np.linspace(len(readings.blocks) - 1, 0, n_rows).round().astype(int)[::-1]
+    blocks = [readings.blocks[place] for place in places.tolist()]
     row = min(height // n_rows, px(_MOST_ROW))
     cell_x = (area.width - label) // columns
     shown = min(wanted, columns * bands)
@@ -168,33 +168,33 @@ def _fit(builder: PlanBuilder, panel: Lens, said: _Said, area: Box) -> _Shape:
 
 
 def _place_band(
-    builder: PlanBuilder, said: _Said, shape: _Shape, positions: range, x: int, y: int
+    builder: PlanBuilder, readings: _Readings, shape: _Shape, positions: range, x: int, y: int
 ) -> int:
     """Place one line of the text; return where the next one may begin."""
     px = builder.px
-    shown = [position for position in positions if position < said.n_positions]
+    shown = [position for position in positions if position < readings.n_positions]
     cell_x, cell_y = shape.cell
     left, top = next_even(x + shape.label), next_even(y + px(_ABOVE))
     box = Box(left, top, len(shown) * cell_x, len(shape.blocks) * cell_y)
-    values = said.probability[:, shape.blocks][:, :, shown]
+    values = readings.probability[:, shape.blocks][:, :, shown]
     name = f"what comes next · {shown[0]}"
     builder.heatmaps.append(
         Heatmap(name, HeldMap(values), box, _SCALE, None, 2.0, builder.theme.ground)
     )
     texts = [
         tuple(tuple(rows[block][at] for at in shown) for block in shape.blocks)
-        for rows in said.words
+        for rows in readings.words
     ]
     size = min(_WORD, max(_LEAST_WORD, 0.62 * cell_y / builder.unit))
-    is_right = said.is_right[:, shape.blocks][:, :, shown]
+    is_right = readings.is_right[:, shape.blocks][:, :, shown]
     builder.words.append(WordMap(box, _SCALE, tuple(texts), values, is_right, size * builder.unit))
     every = number_spacing(cell_y, px(24))
     for row, block in list(enumerate(shape.blocks))[::every]:
         middle = box.y + (row + 0.5) * cell_y
         builder.text_left_of(box.x - px(8), f"L{block}", middle, _NUMBER)
-    write_tokens(builder, [said.tokens[at] for at in shown], box, cell_x, box.y - px(10), True)
+    write_tokens(builder, [readings.tokens[at] for at in shown], box, cell_x, box.y - px(10), True)
     under = box.bottom + px(29)
-    write_tokens(builder, [said.right[at] for at in shown], box, cell_x, under, False)
+    write_tokens(builder, [readings.right[at] for at in shown], box, cell_x, under, False)
     return box.bottom + px(_BELOW) + px(_BETWEEN)
 
 

@@ -96,9 +96,9 @@ def telling_heads(builder: PlanBuilder, heads: Heads, n: int) -> list[tuple[int,
     for row, (block, numbers) in enumerate(heads.indices):
         for column, number in enumerate(numbers):
             places[block, number] = (row, column)
-    told = [places[head] for head in turns if head in places]
+    of_events = [places[head] for head in turns if head in places]
     held = builder.roles.held[-1] if builder.roles.held else {}
-    return list(dict.fromkeys([*told, *most_changed(builder.series, heads, n, held)]))[:n]
+    return list(dict.fromkeys([*of_events, *most_changed(builder.series, heads, n, held)]))[:n]
 
 
 def role_codes(roles: Roles) -> NDArray[np.uint16]:

@@ -99,11 +99,11 @@ def _summary(timing: Timing, events: Sequence[RoleInRuns], n_runs: int) -> str:
     """Sum up: ``After 1,000 steps: induction in 5 of 6 runs (484–633), sink in 2 (276–381)``; what
     most runs took first, and roles on text behind the others."""
     place = _AT_END[timing.axis].format(clock_text(timing, len(timing.points) - 1))
-    told: list[str] = []
+    parts: list[str] = []
     for event in sorted(events, key=lambda event: (event.is_of_text, -len(event.labels))):
-        of = "" if told else f" of {n_runs} runs"
-        told.append(f"{event.headline} in {len(event.labels)}{of} ({event.steps_text})")
-    return f"{place}: {', '.join(told) or 'no role was taken for good'}"
+        of = "" if parts else f" of {n_runs} runs"
+        parts.append(f"{event.headline} in {len(event.labels)}{of} ({event.steps_text})")
+    return f"{place}: {', '.join(parts) or 'no role was taken for good'}"
 
 
 def _role_in_runs(subject: Subject, role: str) -> RoleInRuns | None:

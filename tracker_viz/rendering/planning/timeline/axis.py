@@ -50,7 +50,7 @@ def edge_aligned(x: float, left: float, right: float) -> str:
 
 
 def tick_captures(builder: PlanBuilder, line: Timeline) -> None:
-    """A tick below the curve for each capture, and a marked one for each that could not be had."""
+    """Place a tick below the curve for each capture, and a marked one for each that is missing."""
     px, box, series, theme = builder.px, line.box, builder.series, builder.theme
     columns = {round(line.x(step)) for step in series.steps}
     tick = px(2) if len(columns) * px(6) < box.width else 1

@@ -26,7 +26,7 @@ _NAMES_APART = 24
 
 
 def curve_range(values: NDArray[np.float64]) -> tuple[float, float]:
-    """(lowest, highest) value that a curve shows: all of them but for spikes; NaN without any."""
+    """Return the (lowest, highest) value that a curve shows: all but spikes; NaN without any."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return float("nan"), float("nan")
@@ -142,7 +142,7 @@ def _curve(
     low: float,
     top: float,
 ) -> NDArray[np.float64]:
-    """float64 [point, (x, y)] in pixels of the picture; y is NaN where the curve breaks."""
+    """Return float64 [point, (x, y)] in pixels of the picture; y is NaN where the curve breaks."""
     if not np.isfinite(values).any():
         return np.zeros((0, 2))
     plot, whole = line.plot, (line.last - line.first) or 1.0

@@ -18,7 +18,7 @@ _LEADER, LEADERS_APART = 2, 5
 
 
 def event_color(event: Event, theme: Theme) -> str:
-    """The role's color, that of text for what changes, and that of NaN for trouble."""
+    """Return the role's color, that of text for what changes, and that of NaN for trouble."""
     if event.tone == "role":
         return theme.roles.get(event.role, theme.text)
     return theme.text if event.tone == "change" else theme.nonfinite
@@ -145,7 +145,7 @@ def _short_form(event: Event) -> str:
 
 
 def _who(event: Event) -> str:
-    """``: L1H3``, ``: 4 heads``, or nothing for an event of the whole run."""
+    """Return ``: L1H3``, ``: 4 heads``, or nothing for an event of the whole run."""
     return f": {event.who}" if event.who else ""
 
 
