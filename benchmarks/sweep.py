@@ -141,7 +141,8 @@ def captures_to_copy(
     """Pull the captures of a run, or write synthetic ones of the demo's size."""
     captures = []
     if run is not None:
-        source = trackers.open_run(RunRef.parse(run), tracking_uri=tracking_uri)
+        address = {"tracking_uri": tracking_uri} if tracking_uri else {}
+        source = trackers.open_run(RunRef.parse(run), **address)
         for ref in source.list_captures():
             captures.append(CapturePath(ref, source.fetch(ref, directory)))
         return captures
