@@ -65,6 +65,24 @@ def test_every_block_names_the_parameter_behind_each_of_its_weights():
     assert fused["attn.w_k"] == "qkv.weight, rows 32 to 63"
 
 
+def test_rows_that_alternate_are_named_by_the_first_two():
+    class Alternating(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate_and_up, self.down = nn.Linear(32, 96), nn.Linear(48, 32)
+
+        def forward(self, x):
+            fused = self.gate_and_up(x)
+            return self.down(nn.functional.silu(fused[..., ::2]) * fused[..., 1::2])
+
+    model = FusedModel()
+    for block in model.blocks:
+        block.mlp = Alternating()
+    found = tv.inspect(model).blocks[0].projections
+    assert found["mlp.w_gate"] == "mlp.gate_and_up.weight, rows 0, 2, ..."
+    assert found["mlp.w_up"] == "mlp.gate_and_up.weight, rows 1, 3, ..."
+
+
 def test_whatever_is_left_out_is_named_with_the_reason():
     found = tv.inspect(FusedModel(), only_blocks=[0])
     reasons = {each.name: each.reason for each in found.left_out}

@@ -239,3 +239,9 @@ def test_a_capture_without_attention_fits_a_budget_below_its_header():
     axes = dict.fromkeys(weights, ("out", "in"))
     (kept,) = fit(Capture(0, weights, axes), max_mb=0.01).arrays.values()
     assert kept.shape == (8, 8)
+
+
+def test_a_capture_without_weights_says_nothing_of_their_size():
+    patterns = {"blocks.0.attn.pattern": np.ones((1, 2, 8, 8), np.float16)}
+    axes = dict.fromkeys(patterns, ("probe", "head", "query", "key"))
+    assert "weight_side" not in fit(Capture(0, patterns, axes), max_mb=0.01).model["cut"]

@@ -110,7 +110,7 @@ class Budget:
             self._log_routers_once(n_routers, n_routers_there)
 
         weights, for_weights = parts.weights, available + for_routers - _nbytes(kept)
-        if _nbytes(weights) > for_weights:
+        if weights and _nbytes(weights) > for_weights:
             side = weight_side([array.shape for array in weights.values()], for_weights)
             made.cut["weight_side"] = side
             weights = {name: sample(array, side) for name, array in weights.items()}
