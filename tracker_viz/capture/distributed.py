@@ -49,7 +49,7 @@ def _wrapped_module(model: nn.Module) -> nn.Module | None:
 def is_sharded(model: nn.Module) -> bool:
     """Return whether parameters are split over processes, so that a forward pass is a
     collective."""
-    is_split = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+    is_split = any(map(is_dtensor, model.parameters()))
     return is_split or is_partitioned(model) or bool(fsdp1_units(model))
 
 
@@ -75,6 +75,11 @@ def is_fsdp1(module: nn.Module) -> bool:
     """Return whether a module is FSDP1's wrapper around another."""
     # By its name: it need not be loaded.
     return type(module).__name__ == "FullyShardedDataParallel"
+
+
+def is_dtensor(tensor: Any) -> bool:
+    """Return whether each process may hold a part of this tensor alone (a ``DTensor``)."""
+    return hasattr(tensor, "full_tensor")
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
@@ -140,13 +145,12 @@ class Piece:
 def piece_of(tensor: Tensor) -> Piece:
     """Return a plain tensor as it is, and this process's slice of a sharded one. Tensors that are
     split in another way are gathered whole (a collective)."""
-    gather = getattr(tensor, "full_tensor", None)
-    if gather is None:
+    if not is_dtensor(tensor):
         return Piece(tensor, (0,) * tensor.ndim)
     mesh, placements = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]
     sharded = [axis for axis, placement in enumerate(placements) if not placement.is_replicate()]
     if len(sharded) != 1 or type(placements[sharded[0]]).__name__ != "Shard":
-        return Piece(gather(), (0,) * tensor.ndim)
+        return Piece(whole_tensor(tensor), (0,) * tensor.ndim)
 
     (mesh_axis,) = sharded
     axis = placements[mesh_axis].dim % tensor.ndim

@@ -108,8 +108,8 @@ def _source(projection: Projection, block: str) -> str:
     if projection.expert is not None:
         parts.append(f"expert {projection.expert}")
     if projection.rows is not None and projection.stride > 1:
-        first = projection.rows[0][0]
-        parts.append(f"rows {first}, {first + projection.stride}, ...")
+        first_row = projection.rows[0][0]
+        parts.append(f"rows {first_row}, {first_row + projection.stride}, ...")
     elif projection.rows is not None:
         (begin, end), *more = projection.rows
         rows = f"rows {begin} to {end - 1}"

@@ -37,7 +37,7 @@ from tracker_viz.metrics.head_changes import (
     map_of_head,
     weight_changes,
 )
-from tracker_viz.metrics.head_names import head_name, shown_heads
+from tracker_viz.metrics.head_names import head_name, head_numbers, shown_heads
 from tracker_viz.metrics.head_scores import HEAD_SCORES, SCORE_DEFINITIONS
 from tracker_viz.metrics.mixing_scores import MIXING_SCORES, equal_mixing
 from tracker_viz.metrics.mixtures.expert_scores import EXPERT_SCORES, ROUTER_SCORES
@@ -153,6 +153,7 @@ __all__ = [
     "gather_evidence",
     "head_changes",
     "head_name",
+    "head_numbers",
     "head_roles",
     "head_table",
     "judged_by",

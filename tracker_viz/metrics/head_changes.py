@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from tracker_viz.metrics.head_measures import Floats, jensen_shannon
+from tracker_viz.metrics.head_names import head_numbers
 from tracker_viz.metrics.head_scores import HEAD_SCORES
 from tracker_viz.metrics.weights.weight_measures import relative_distance
 from tracker_viz.metrics.weights.weight_scores import WEIGHT_NAME
@@ -144,7 +145,7 @@ def _heads(capture: Capture, block: int, name: str) -> list[int]:
     labels = capture.labels.get(f"blocks.{block}.{kind}")
     if labels is None:
         return list(range(capture.arrays[name].shape[1]))
-    return [int(label.lstrip("Hh")) for label in labels]
+    return list(head_numbers(labels))
 
 
 def _attention_change(

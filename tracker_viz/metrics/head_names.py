@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from tracker_viz.types import HeadId
 
@@ -25,3 +26,9 @@ def head_of(name: str) -> HeadId:
 def shown_heads(text: str) -> str:
     """Return ``text`` with every head's name as pictures show it: ``L3H1`` for ``L03H01``."""
     return re.sub(r"\bL0*(\d+)H0*(\d+)\b", r"L\1H\2", text)
+
+
+def head_numbers(labels: Sequence[str]) -> tuple[int, ...]:
+    """Return the numbers of heads, or channels, from the labels of a capture: numbers, alone or
+    after a letter."""
+    return tuple(int(label.lstrip("Hh")) for label in labels)

@@ -27,6 +27,7 @@ from tracker_viz.metrics.blas import one_blas_thread
 from tracker_viz.metrics.charts import chart_metrics, router_metrics
 from tracker_viz.metrics.circuits.captured import AXES as COMPOSITION_AXES
 from tracker_viz.metrics.circuits.captured import composition_scores
+from tracker_viz.metrics.head_names import head_numbers
 from tracker_viz.metrics.head_scores import (
     PATTERN_NAME,
     SCORE_DEFINITIONS,
@@ -320,10 +321,9 @@ def _is_pooled(projection: str, pooling: Mapping[str, str]) -> bool:
 
 
 def kept_heads(capture: Capture, block: int) -> tuple[int, ...] | None:
-    """Return the heads that the block's pattern still holds; None where it holds all. Labels are
-    head numbers, alone or after a letter."""
+    """Return the heads that the block's pattern still holds; None where it holds all."""
     labels = capture.labels.get(f"blocks.{block}.head")
-    return None if labels is None else tuple(int(label.lstrip("Hh")) for label in labels)
+    return None if labels is None else head_numbers(labels)
 
 
 def _check_axes(capture: Capture, name: str, axes: tuple[str, ...]) -> None:

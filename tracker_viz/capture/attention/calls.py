@@ -104,7 +104,7 @@ class ModuleStack:
 
     def _leave(self, name: str) -> Callable[..., None]:
         def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            hidden = output[0] if isinstance(output, tuple | list) and output else output
+            hidden = first_output(output)
             if isinstance(hidden, Tensor) and hidden.ndim:
                 self.widths[name] = hidden.shape[-1]
             if name in self.names:
@@ -112,3 +112,9 @@ class ModuleStack:
                     pass
 
         return leave
+
+
+def first_output(output: Any) -> Any:
+    """Return the first of several things that a module returns, which are its hidden states, or the
+    only one."""
+    return output[0] if isinstance(output, tuple | list) and output else output

@@ -27,6 +27,7 @@ from tracker_viz.capture.attention.replay import (
     ask_places,
     is_of_tokens,
 )
+from tracker_viz.capture.distributed import is_dtensor
 
 # A gate times values is linear in both: what is not made by a product is looked at first.
 _PRODUCTS = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__}
@@ -237,7 +238,7 @@ class ReplaySearch:
 
     def _reading(self, tensor: Tensor) -> str:
         """Return the most likely axes of a tensor, in letters; empty if it is nothing of tokens."""
-        if not is_of_tokens(tensor, *self._replay.shape) or hasattr(tensor, "full_tensor"):
+        if not is_of_tokens(tensor, *self._replay.shape) or is_dtensor(tensor):
             return ""
         axes = next(possible_axes(tensor.shape, *self._replay.shape), None)
         return axes.letters if axes is not None else ""

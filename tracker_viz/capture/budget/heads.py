@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from tracker_viz.metrics import head_numbers
 from tracker_viz.types import Capture
 
 HEAD_AXIS = ".head"  # ends the name of the axis of a block's heads, ``blocks.3.head``
@@ -77,13 +78,12 @@ def _shown_by_heads(axis: str, labels: Sequence[str], capture: Capture) -> list[
     """Return how much each head shows of a role, 0..1; without any score of one, how far its
     attention is from even."""
     block = int(axis.split(".")[1])
-    numbers = [int(label.lstrip("Hh")) for label in labels]
     of_roles = [f"scores.head.{name}" for name in ROLE_SCORES]
     names = [name for name in of_roles if name in capture.arrays]
     names = names or [name for name in (_SPECIALISATION,) if name in capture.arrays]
     if not names:
         return [0.0] * len(labels)
-    scores = np.stack([capture.arrays[name][block, numbers] for name in names])
+    scores = np.stack([capture.arrays[name][block, head_numbers(labels)] for name in names])
     return [float(shown) for shown in np.nan_to_num(scores, nan=0.0).max(0)]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tracker_viz.capture.discover.model_info import ModelStructure
+from tracker_viz.capture.distributed import is_dtensor
 from tracker_viz.capture.probe import Probe
 from tracker_viz.capture.signals.signal import Signal, SignalArray
 from tracker_viz.capture.weights.matrices import Projection, read
@@ -93,7 +94,7 @@ class Composition(Signal):
     def _is_whole(self, projection: Projection) -> bool:
         parameters = [self._parameters.get(name) for name in projection.parameters]
         return len(parameters) == 1 and all(
-            each is not None and each.is_floating_point() and not hasattr(each, "full_tensor")
+            each is not None and each.is_floating_point() and not is_dtensor(each)
             for each in parameters
         )
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from tracker_viz.capture.attention.calls import first_output
 from tracker_viz.capture.discover.model_info import ModelStructure
 from tracker_viz.capture.probe import Probe
 from tracker_viz.capture.signals.attribution import (
@@ -211,13 +212,13 @@ class HeadWrites(Signal):
         return leave
 
     def _leaving_part(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        leaving = output[0] if isinstance(output, tuple | list) and output else output
+        leaving = first_output(output)
         if self._is_whole(leaving):
             self._parts.append(leaving[:1, :_CHECKED_POSITIONS].float())
 
     def _leaving_block(self, block: int) -> Callable[..., None]:
         def leave(_module: nn.Module, inputs: Any, output: Any) -> None:
-            leaving = output[0] if isinstance(output, tuple | list) and output else output
+            leaving = first_output(output)
             entering = inputs[0] if inputs else None
             if block in self._outputs and self._is_whole(entering) and self._is_whole(leaving):
                 self._is_sum[block] = self._adds_up(entering, self._outputs[block][1], leaving)

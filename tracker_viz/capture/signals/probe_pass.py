@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from tracker_viz.capture.attention.calls import first_output
 from tracker_viz.capture.discover.model_info import ModelStructure
-from tracker_viz.capture.distributed import whole_tensor
+from tracker_viz.capture.distributed import is_dtensor, whole_tensor
 from tracker_viz.capture.isolation import Forward
 from tracker_viz.capture.signals.signal import Signal, SignalArray
 
@@ -97,7 +98,7 @@ class ProbePass:
         logits = entering.new_zeros(*entering.shape[:-1], weight.shape[0])
         self._leaves_out_logits = True
         # A vocabulary that is sharded over processes would have to be gathered.
-        is_sharded = any(hasattr(each, "full_tensor") for each in (entering, weight))
+        is_sharded = is_dtensor(entering) or is_dtensor(weight)
         rows = None if is_sharded else self._as_rows(entering)
         first_row = self._n_unembedded
         # A model may project more than once (several tokens ahead): the first time counts.
@@ -151,7 +152,7 @@ class ProbePass:
 
     def _leaving(self, block: int) -> Callable[..., None]:
         def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            hidden = output[0] if isinstance(output, tuple | list) and output else output
+            hidden = first_output(output)
             stream = self._as_rows(hidden) if isinstance(hidden, Tensor) else None
             first_row = self._n_seen[block]
             # A block that runs again counts as it ran first.

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 from torch import Tensor
 
 from tracker_viz.capture.discover.model_info import ModelStructure
+from tracker_viz.capture.distributed import is_dtensor
 from tracker_viz.capture.weights.matrices import Projection
 
 
@@ -22,7 +23,7 @@ def whole_projections(
             continue
         parameter = parameters.get(projection.parameters[0])
         is_plain = parameter is not None and parameter.is_floating_point()
-        if is_plain and not hasattr(parameter, "full_tensor"):
+        if is_plain and not is_dtensor(parameter):
             found[projection.block] = projection
     return found
 
@@ -31,7 +32,7 @@ def is_of_probe(tensor: Any, input_ids: Tensor) -> TypeGuard[Tensor]:
     """Return whether this is [row, position, channel] of the whole probe, on this process."""
     return (
         isinstance(tensor, Tensor)
-        and not hasattr(tensor, "full_tensor")
+        and not is_dtensor(tensor)
         and tensor.ndim == 3
         and tensor.shape[:2] == input_ids.shape
     )

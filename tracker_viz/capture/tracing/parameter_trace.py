@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tracker_viz.capture.distributed import is_dtensor
 from tracker_viz.capture.tracing.functions import ACTIVATIONS, WEIGHT_ARGUMENT
 from tracker_viz.capture.tracing.origins import Origins
 
@@ -90,7 +91,7 @@ class ParameterTrace:
     def _saw_product(self, func: Any, weight: Any, output: Tensor, running: Sequence[str]) -> None:
         if not isinstance(weight, Tensor) or weight.ndim < 2:
             return
-        if hasattr(weight, "full_tensor"):  # each process sees a part of what comes out
+        if is_dtensor(weight):  # each process sees a part of what comes out
             return
         found = self._parameter(weight, running)
         copied = None if found is not None else self._copied(weight, running)

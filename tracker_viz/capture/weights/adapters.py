@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from tracker_viz.capture.distributed import whole_tensor
+
 # The name of a layer inside the adapter that took its place. The adapter gets the same input.
 _INSIDE_ADAPTER = frozenset({"base_layer", "base", "linear", "original", "original_module"})
 # Adapters that are written into a layer of somebody's own (litgpt, torchtune, loralib).
@@ -269,10 +271,7 @@ def _member(layer: Any, kind: str, name: str) -> Tensor | None:
 
 
 def _whole(tensor: Any) -> Tensor:
-    gather = getattr(tensor, "full_tensor", None)
-    if gather is not None:
-        tensor = gather()
-    return tensor.detach().float()
+    return whole_tensor(tensor).detach().float()
 
 
 def layers_of(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:

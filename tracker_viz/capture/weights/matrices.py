@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tracker_viz.capture.distributed import Piece, piece_of
+from tracker_viz.capture.distributed import Piece, piece_of, whole_tensor
 
 # How a matrix becomes smaller. ``sample``: evenly spaced rows and columns; stays linear, so that
 # the change since initialization can be taken later, and its scores are those of weights. ``mean``,
@@ -80,10 +80,7 @@ def laid_flat(
     if projection.heads_along is None:
         return parameters, projection
     (name,) = projection.parameters
-    stack = parameters[name].detach()
-    gather = getattr(stack, "full_tensor", None)
-    if gather is not None:
-        stack = gather()
+    stack = whole_tensor(parameters[name].detach())
     if projection.transposed:
         stack = stack.transpose(-2, -1)
     if projection.heads_along == "in":
