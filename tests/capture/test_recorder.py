@@ -152,18 +152,17 @@ def test_counters_of_other_whole_number_types_do_too():
 
 
 @pytest.mark.parametrize("counter", ["1", None, 2.5, -1])
-def test_a_counter_that_is_none_is_refused_at_the_first_call_and_said_once_later(counter, caplog):
-    with pytest.raises(
-        ConfigError, match=rf"step must be a whole number of at least 0; got {counter!r}"
-    ):
+def test_a_step_that_is_no_number_is_refused_at_the_first_call_and_ignored_later(counter, caplog):
+    refusal = rf"step must be a whole number of at least 0; got {counter!r}"
+    with pytest.raises(ConfigError, match=refusal):
         recorded(tiny(), Schedule.every(1))[0].step(counter)
-    recorder, captures = recorded(tiny(), Schedule.every(1))
-    recorder.step(1)
-    for _ in range(3):
-        recorder.step(counter)
+
+    recorder, captures = recorded(tiny(), Schedule.every(2))
+    for step in (1, counter, 2, counter, 3, 4, 5, counter):
+        recorder.step(step)
     recorder.close()
-    assert [capture.step for capture in captures] == [0, 1]
-    assert caplog.text.count("no more captures are taken in this run") == 1
+    assert [capture.step for capture in captures] == [0, 2, 4, 5]
+    assert caplog.text.count("such calls are ignored") == 1
 
 
 def test_a_counter_that_begins_anew_with_every_epoch_is_noticed(caplog):

@@ -88,6 +88,7 @@ class Recorder:
         self._is_dense_wanted = False
         self._n_failures = 0
         self._price_was_logged = False
+        self._bad_step_was_logged = False
         self._closed = False
 
         is_wanted = schedule.is_due(start_step) or not captured
@@ -111,10 +112,10 @@ class Recorder:
             tokens_seen: training tokens so far.
             metrics: numbers or 0-d tensors; read (which waits for the device) on due steps only.
         """
-        before = self._latest[0]
+        before = self._latest
         self._latest = (step, tokens_seen, metrics)
         try:
-            if before <= step < self._next_call:
+            if before[0] <= step < self._next_call:
                 return
         except TypeError:
             pass  # not a number, which the next line reports
@@ -165,15 +166,16 @@ class Recorder:
 
     # -- on due steps
 
-    def _on_due(self, call: _Call, before: Any) -> None:
+    def _on_due(self, call: _Call, before: _Call) -> None:
         step, _, metrics = call
         is_first = self._next_call == -_NEVER
         done = self._finished_steps(step)
         if done is None:
+            self._latest = before
             return
-        if step < before:
+        if step < before[0]:
             next_call = self._next_call if self._next_call < _NEVER else None
-            self._counter.note_going_back(before, step, next_call)
+            self._counter.note_going_back(before[0], step, next_call)
             return
 
         self._release(metrics)
@@ -232,9 +234,9 @@ class Recorder:
         except ConfigError as error:
             if self._next_call == -_NEVER:
                 raise
-            if self._next_call != _NEVER:
-                log.error("%s: no more captures are taken in this run", error)
-            self._next_call = _NEVER
+            if not self._bad_step_was_logged:
+                log.error("%s: such calls are ignored", error)
+            self._bad_step_was_logged = True
             return None
 
     def _release(self, metrics: Mapping[str, Any]) -> None:
