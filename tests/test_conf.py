@@ -110,6 +110,8 @@ def test_an_experiment_overrides_groups_and_is_overridden_by_the_command_line():
         ("tracker=[mlflow,wandbb]", "unknown tracker 'wandbb'; did you mean 'wandb'"),
         ("trainer.nope.x=3", "unknown option of trainer 'nope'"),
         ("a=b=[", "cannot read the override 'a=b=[': mismatched input"),
+        ("mlflow:1a2b", "options are key=value; did you mean run=mlflow:1a2b?"),
+        ("1a2b", "cannot read '1a2b': options are key=value; --help lists them"),
         (
             "model.n_heads=four",
             "model.n_heads must be a whole number of at least 1; got 'four'",

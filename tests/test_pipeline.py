@@ -150,6 +150,11 @@ def test_chosen_arrays_are_loaded_alone(watched):
     assert list(capture.arrays) == ["scores.head.induction"]
 
 
+def test_an_array_that_no_capture_has_is_named_with_the_nearest(watched):
+    with pytest.raises(ConfigError, match=r"unknown array .*did you mean 'scores.head.induction'"):
+        next(tv.load_captures(watched.ref, names=["scores.head.inductoin"]))
+
+
 def test_the_video_lands_in_the_same_run(watched):
     result = render(watched.ref, video=SMALL, progress=False)
     run_directory = Path(watched.ref.path)

@@ -236,6 +236,7 @@ def test_the_options_of_watch_are_those_of_the_group_capture():
     ("options", "message"),
     [
         ({"model": 3}, "model must be a torch.nn.Module; got int"),
+        ({"model": nn.Sequential(nn.Linear(2, 2))}, "no token embedding was found in Sequential"),
         ({"run": "mlfow"}, "unknown tracker 'mlfow'; did you mean 'mlflow'"),
         ({"run": "mlfow:123"}, "'mlfow:123'"),
         ({"run": 3}, "a run is a name, a RunRef, .* got builtins.int"),

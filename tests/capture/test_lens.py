@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -105,7 +107,12 @@ def test_a_model_whose_pass_does_not_end_in_its_vocabulary_says_so():
     assert "end in a projection to its vocabulary" in why
 
 
-def test_a_probe_without_text_is_said():
+def test_a_probe_without_text_is_said_before_training(caplog):
     probe = make_probe(VOCAB, T)
-    capture = captured(WithNorm(nn.RMSNorm), probe, signals=["lens"])
-    assert capture.model["missing_signals"] == ["the logit lens: the probe has no row of text"]
+    caplog.set_level(logging.INFO, "tracker_viz")
+    recorder = record(
+        WithNorm(nn.RMSNorm), probe, Schedule.every(1), lambda capture: None, signals=["lens"]
+    )
+    why = "the logit lens: the probe has no row of text"
+    assert recorder.camera.model_info["missing_signals"] == [why]
+    assert f"not measured: {why}" in caplog.text

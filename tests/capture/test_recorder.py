@@ -582,7 +582,8 @@ def test_a_metric_that_is_no_number_costs_itself_only(caplog):
     recorder, captures = recorded(tiny(), Schedule.every(1))
     recorder.step(1, loss=torch.ones(3), name="x", lr=0.5)
     assert captures[1].metrics == {"lr": 0.5}
-    assert "metric loss='Tensor' is not a number" in caplog.text
+    assert "metric loss must be one number; got a tensor of shape (3,)" in caplog.text
+    assert "metric name must be one number; got 'x'" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 
 from tracker_viz.capture.signals.chosen import DEFAULT_SIGNALS, SIGNALS
 from tracker_viz.capture.weights.matrices import POOLINGS
-from tracker_viz.errors import ConfigError
+from tracker_viz.errors import ConfigError, unknown_name
 from tracker_viz.metrics import WEIGHT_NAME
 
 
@@ -95,8 +95,11 @@ def signals(value: Any) -> tuple[str, ...]:
     """Return names of signals; None: those that cost little."""
     if value is None:
         return DEFAULT_SIGNALS
-    if not _is_collection_of(str, value) or not set(value) <= set(SIGNALS):
+    if not _is_collection_of(str, value):
         raise ConfigError(f"signals is a list of {', '.join(SIGNALS)}; got {value!r}")
+    for name in value:
+        if name not in SIGNALS:
+            raise ConfigError(unknown_name("signal", name, SIGNALS))
     return tuple(value)
 
 

@@ -388,9 +388,12 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
         try:
             numbers[name] = float(value.detach() if isinstance(value, Tensor) else value)
         except (TypeError, ValueError, RuntimeError):
-            log.warning(
-                "metric %s=%r is not a number and is left out of the capture",
-                name,
-                type(value).__name__,
-            )
+            log.warning("metric %s must be one number; got %s: left out", name, _shown(value))
     return numbers
+
+
+def _shown(value: Any) -> str:
+    """Return a value in few characters, without reading one from a device."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"{value!r:.60}"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from tracker_viz import capture_file, notebook, trackers
-from tracker_viz.errors import RenderError
+from tracker_viz.errors import ConfigError, RenderError, unknown_name
 from tracker_viz.progress import progress_bar
 from tracker_viz.trackers import Pulled, Run, pull
-from tracker_viz.types import Capture, CaptureRef, RunRef
+from tracker_viz.types import Capture, CapturePath, CaptureRef, RunRef
 
 TrackerOptions = Mapping[str, Mapping[str, Any]]
 
@@ -75,14 +75,29 @@ def load_captures(
 
     Raises:
         RunNotFoundError: there is no such run; raised when the first capture is requested.
+        ConfigError: no array has one of the ``names``; raised then, too.
     """
 
     def read() -> Iterator[Capture]:
         opened = open_run(run, tracker_options)
-        for capture in pulled_captures(opened, cache, progress=False).captures:
+        captures = pulled_captures(opened, cache, progress=False).captures
+        _check_names(names or (), captures)
+        for capture in captures:
             yield capture_file.read(capture.path, names)
 
     return Captures(run, read)
+
+
+def _check_names(names: Sequence[str], captures: Sequence[CapturePath]) -> None:
+    """Check that the first capture or the last has arrays of these names: some begin later."""
+    if not names or not captures:
+        return
+    known: set[str] = set()
+    for capture in (captures[0], captures[-1]):
+        known |= capture_file.read_header(capture.path).arrays.keys()
+    for name in names:
+        if name not in known:
+            raise ConfigError(unknown_name("array", name, known))
 
 
 def open_run(run: RunRef | str | Recorded, tracker_options: TrackerOptions | None) -> Run:

@@ -186,6 +186,8 @@ def summary(description: dict[str, Any]) -> str:
     if "without_feed_forward" in found:
         where = _blocks_in_words(found["without_feed_forward"], n_blocks)
         line += f"; no feed-forward weights in {where}"
+    if "missing_signals" in description:
+        line += f"; not measured: {'; '.join(description['missing_signals'])}"
     return line
 
 

@@ -59,7 +59,10 @@ def no_value(key: str) -> str:
 
 
 def _unreadable_override(error: OverrideParseException) -> str:
-    key, _, value = (error.override or "").partition("=")
+    key, equals, value = (error.override or "").partition("=")
+    if not equals:
+        hint = f"did you mean run={key}?" if ":" in key else "--help lists them"
+        return f"cannot read {key!r}: options are key=value; {hint}"
     message = f"cannot read the override {error.override!r}: {_first_line(error.message)}"
     if not value or value.startswith(("[", "{")):
         return message

@@ -57,9 +57,10 @@ def chosen_probe(
         return as_probe(probe, decode=decode, vocab_size=size, score_rows=score_rows)
     if size is None:
         raise ConfigError(
-            "the model's vocabulary size was not found; pass "
-            "probe=tv.make_probe(vocab_size, context_length), or your own token "
-            "ids [probe, position]"
+            f"no token embedding was found in {type(model).__name__}, and tracker_viz captures "
+            "decoders that take token ids. If this model does, pass "
+            "probe=tv.make_probe(vocab_size, context_length), or your own token ids "
+            "[probe, position]"
         )
     length = context_length(model) or learned_positions(model) or cached_positions(model)
     return make_probe(size, length, decode=decode, score_rows=score_rows)
