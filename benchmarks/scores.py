@@ -29,7 +29,7 @@ from tracker_viz.capture.budget import sample, weight_side
 from tracker_viz.capture.weights.matrices import Projection
 from tracker_viz.capture.weights.norms import krylov, norms
 from tracker_viz.metrics import HEAD_SCORES, ProbeRow
-from tracker_viz.metrics.head_scores import head_scores
+from tracker_viz.metrics.head_scores import measure_heads
 from tracker_viz.metrics.weights.weight_scores import Weight, weight_scores
 
 CORES = 2
@@ -89,7 +89,7 @@ def head_works() -> Works:
             patterns = dict.fromkeys(range(blocks), attention.astype(dtype))
             size = f"{blocks} blocks x {heads} heads, {rows} rows x {length} tokens"
             name = f"head scores: {size}, {np.dtype(dtype).name}"
-            works[name] = partial(head_scores, patterns, probe, n_blocks=blocks)
+            works[name] = partial(measure_heads, patterns, probe, n_blocks=blocks)
     return works
 
 

@@ -15,6 +15,10 @@ REPEATED = ProbeRow("repeated", T, period=20, start=1)
 TEXT = ProbeRow("text", T)
 
 
+def scores_of(patterns, rows, **options):
+    return head_scores.measure_heads(patterns, rows, **options).scores
+
+
 def attention_to(target_of_query, length=T, *, otherwise=0):
     """A head that puts all its attention on one key per query: float32 [query, key]."""
     attention = np.zeros((length, length), np.float32)
@@ -135,9 +139,7 @@ def test_sink_and_its_share_are_those_of_gu():
     published = (importance > 0.3).mean((0, 1, 2))[0]
     np.testing.assert_allclose(head_measures.sink(attention), importance[..., 0], rtol=1e-5)
     assert 0.2 < published < 0.8
-    scores = head_scores.head_scores(
-        dict(enumerate(attention.swapaxes(0, 1))), [REPEATED, TEXT], n_blocks=3
-    )
+    scores = scores_of(dict(enumerate(attention.swapaxes(0, 1))), [REPEATED, TEXT], n_blocks=3)
     assert chart_metrics(scores, {}, ())["attn/sink_share"] == pytest.approx(published)
 
 
@@ -379,7 +381,7 @@ def test_every_head_of_every_block_is_scored_and_missing_ones_are_nan():
     rng = np.random.default_rng(4)
     rows = [REPEATED, TEXT]
     patterns = {0: random_heads(rng, (2, 3)), 2: random_heads(rng, (2, 5)).astype(np.float16)}
-    scores = head_scores.head_scores(patterns, rows, n_blocks=4)
+    scores = scores_of(patterns, rows, n_blocks=4)
     assert set(scores) == set(HEAD_SCORES) - {"learned_sink"}
     for name, values in scores.items():
         assert values.shape == (4, 5)
@@ -411,23 +413,21 @@ def test_every_head_of_every_block_is_scored_and_missing_ones_are_nan():
 def test_two_threads_score_what_one_does(monkeypatch):
     rng = np.random.default_rng(10)
     patterns = {block: random_heads(rng, (2, 3)) for block in (0, 1, 4)}
-    one = head_scores.head_scores(patterns, [REPEATED, TEXT], n_blocks=5)
+    one = scores_of(patterns, [REPEATED, TEXT], n_blocks=5)
     monkeypatch.setattr(head_scores, "MANY_ENTRIES", 1)
-    two = head_scores.head_scores(patterns, [REPEATED, TEXT], n_blocks=5)
+    two = scores_of(patterns, [REPEATED, TEXT], n_blocks=5)
     for name in one:
         np.testing.assert_array_equal(one[name], two[name])
 
 
 def test_heads_kept_by_a_budget_stand_at_their_own_place():
     patterns = {0: random_heads(np.random.default_rng(5), (1, 2))}
-    scores = head_scores.head_scores(patterns, [TEXT], n_blocks=1, heads={0: [1, 6]})
+    scores = scores_of(patterns, [TEXT], n_blocks=1, heads={0: [1, 6]})
     assert np.flatnonzero(np.isfinite(scores["sink"][0])).tolist() == [1, 6]
 
 
 def test_a_probe_without_repetition_has_no_induction_score():
-    scores = head_scores.head_scores(
-        {0: random_heads(np.random.default_rng(6), (1, 2))}, [TEXT], n_blocks=1
-    )
+    scores = scores_of({0: random_heads(np.random.default_rng(6), (1, 2))}, [TEXT], n_blocks=1)
     assert "induction" not in scores
     assert "duplicate_token" not in scores
     assert "sink_repeated" not in scores
@@ -443,7 +443,7 @@ def test_a_head_that_does_it_in_one_kind_of_row_alone_gets_that_rows_share(name,
     alone."""
     in_text, in_repeats = np.stack([FIRST, FIRST, perfect]), np.stack([perfect, perfect, FIRST])
     pattern = np.stack([in_text, in_repeats], axis=1)
-    scores = head_scores.head_scores({0: pattern}, [REPEATED, REPEATED, TEXT], n_blocks=1)
+    scores = scores_of({0: pattern}, [REPEATED, REPEATED, TEXT], n_blocks=1)
     np.testing.assert_allclose(scores[name], [[1 / 3, 2 / 3]], rtol=1e-6)
 
 
@@ -451,7 +451,7 @@ def test_a_learned_sink_column_is_no_position():
     attention = random_heads(np.random.default_rng(7), (1, 2))
     with_sink = np.concatenate([attention / 2, np.full((1, 2, T, 1), 0.5, np.float32)], -1)
     for dtype in (np.float32, np.float16):
-        scores = head_scores.head_scores({0: with_sink.astype(dtype)}, [TEXT], n_blocks=1)
+        scores = scores_of({0: with_sink.astype(dtype)}, [TEXT], n_blocks=1)
         np.testing.assert_allclose(
             scores["sink"][0], head_measures.sink(attention[0]) / 2, rtol=2e-3
         )
@@ -469,9 +469,9 @@ def test_a_learned_sink_is_scored_where_a_block_has_one():
     attention = random_heads(np.random.default_rng(7), (1, 2))
     with_sink = np.concatenate([attention / 4, np.full((1, 2, T, 1), 0.75, np.float32)], -1)
     with_sink[:, :, :2, -1] = 0  # as of every score, the first two queries do not count
-    scores = head_scores.head_scores({0: attention, 1: with_sink}, [TEXT], n_blocks=2)
+    scores = scores_of({0: attention, 1: with_sink}, [TEXT], n_blocks=2)
     np.testing.assert_allclose(scores["learned_sink"], [[np.nan] * 2, [0.75] * 2], rtol=1e-6)
-    assert "learned_sink" not in head_scores.head_scores({0: attention}, [TEXT], n_blocks=1)
+    assert "learned_sink" not in scores_of({0: attention}, [TEXT], n_blocks=1)
 
 
 def test_a_score_has_the_standard_deviation_over_its_rows():
@@ -505,9 +505,9 @@ def test_a_head_that_looks_a_fixed_distance_back_is_no_induction_head_on_other_p
         attention_to(lambda i, p=row.period: i - p + 1 if i >= 1 + p else 0) for row in rows
     ]
     pattern = np.stack([np.stack([fixed, head]) for head in inducing])
-    alone = head_scores.head_scores({0: pattern[:1]}, rows[:1], n_blocks=1)
+    alone = scores_of({0: pattern[:1]}, rows[:1], n_blocks=1)
     assert alone["induction_min"][0, 0] == pytest.approx(1), "one period cannot tell"
-    scores = head_scores.head_scores({0: pattern}, rows, n_blocks=1)
+    scores = scores_of({0: pattern}, rows, n_blocks=1)
     assert scores["induction_min"][0, 0] < 0.05
     assert scores["induction"][0, 0] == pytest.approx(1 / 3, abs=0.05)
     assert scores["induction_min"][0, 1] == pytest.approx(1)
@@ -516,7 +516,7 @@ def test_a_head_that_looks_a_fixed_distance_back_is_no_induction_head_on_other_p
 def test_the_least_period_is_the_lowest_mean_and_not_the_lowest_row():
     rows = [ProbeRow("repeated", T, period, 1) for period in (20, 11, 11, 20)]
     pattern = random_heads(np.random.default_rng(13), (4, 5))
-    scores = head_scores.head_scores({0: pattern}, rows, n_blocks=1)
+    scores = scores_of({0: pattern}, rows, n_blocks=1)
     of_rows = [
         head_measures.duplicate_token(attention, period=row.period, start=1)
         for attention, row in zip(pattern, rows, strict=True)
@@ -535,7 +535,7 @@ def test_uniform_heads_are_no_induction_heads_in_any_context(length):
     period = max(length // 4, min(3, length // 2))
     row = ProbeRow("repeated", length, period, 0)
     uniform = np.broadcast_to(uniform_attention(length), (1, 2, length, length))
-    scores = head_scores.head_scores({0: uniform}, [row], n_blocks=1)
+    scores = scores_of({0: uniform}, [row], n_blocks=1)
     assert ("induction" in scores) == (length >= 6)
     for name in {"induction", "induction_min", "duplicate_token"} & set(scores):
         assert (scores[name] < 0.28).all(), name
@@ -543,11 +543,11 @@ def test_uniform_heads_are_no_induction_heads_in_any_context(length):
 
 @pytest.mark.parametrize("period", [1, 2])
 def test_rows_of_a_period_too_short_to_tell_copies_apart_have_no_induction_score(period, caplog):
-    head_scores._say_that_periods_are_short.cache_clear()
+    head_scores._warn_that_periods_are_short.cache_clear()
     short = ProbeRow("repeated", 8, period, 0)
     uniform = np.broadcast_to(uniform_attention(8), (1, 2, 8, 8))
     for _ in range(2):
-        scores = head_scores.head_scores({0: uniform}, [short], n_blocks=1)
+        scores = scores_of({0: uniform}, [short], n_blocks=1)
     assert not {"induction", "induction_min", "duplicate_token"} & set(scores)
     assert "sink_repeated" in scores
     assert "induction" not in head_scores.uniform_scores((short,))
@@ -560,7 +560,7 @@ def test_attention_that_is_not_finite_scores_nan_and_leaves_other_blocks_alone()
     patterns = {0: random_heads(rng, (2, 2)), 1: random_heads(rng, (2, 2))}
     patterns[0][:, 1] = np.nan
     with np.errstate(all="raise"):
-        scores = head_scores.head_scores(patterns, [REPEATED, TEXT], n_blocks=2)
+        scores = scores_of(patterns, [REPEATED, TEXT], n_blocks=2)
     assert all(np.isnan(values[0, 1]) for values in scores.values())
     alone = scores.pop("divergence")
     assert np.isnan(alone[0]).all(), "nor is there another head to compare the first one with"
@@ -573,12 +573,12 @@ def test_patterns_that_do_not_fit_the_probe_are_refused_with_both_shapes():
     with pytest.raises(
         ProbeError, match=r"\[probe 2, head, query 64, key 64\].*got \[1, 2, 64, 64\]"
     ):
-        head_scores.head_scores({0: pattern}, [REPEATED, TEXT], n_blocks=1)
+        scores_of({0: pattern}, [REPEATED, TEXT], n_blocks=1)
     with pytest.raises(
         CaptureError,
         match=r"blocks\.2\.attn\.pattern is there, but the capture's model has 2 blocks",
     ):
-        head_scores.head_scores({2: pattern}, [TEXT], n_blocks=2)
+        scores_of({2: pattern}, [TEXT], n_blocks=2)
 
 
 def test_probe_rows_are_read_from_a_capture_and_checked():

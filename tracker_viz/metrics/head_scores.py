@@ -173,17 +173,6 @@ def uniform_scores(rows: tuple[ProbeRow, ...]) -> dict[str, float]:
     return values
 
 
-def head_scores(
-    patterns: Mapping[int, NDArray[Any]],
-    rows: Sequence[ProbeRow],
-    *,
-    n_blocks: int,
-    heads: Mapping[int, Sequence[int]] | None = None,
-) -> dict[str, Floats]:
-    """Return every score of every head for which the probe has rows."""
-    return measure_heads(patterns, rows, n_blocks=n_blocks, heads=heads).scores
-
-
 def measure_heads(
     patterns: Mapping[int, NDArray[Any]],
     rows: Sequence[ProbeRow],
@@ -229,7 +218,7 @@ def _due(patterns: Mapping[int, NDArray[Any]], rows: Sequence[ProbeRow]) -> list
     has_learned_sink = any(map(_has_learned_sink, patterns.values()))
     short = {row.period for row in rows if row.kind == "repeated"} - {0}
     if short and max(short) < MIN_PERIOD:
-        _say_that_periods_are_short(max(short))
+        _warn_that_periods_are_short(max(short))
     due = []
     for score in HEAD_SCORES.values():
         can_be_measured = has_learned_sink or not score.of_learned_sink
@@ -239,7 +228,7 @@ def _due(patterns: Mapping[int, NDArray[Any]], rows: Sequence[ProbeRow]) -> list
 
 
 @lru_cache
-def _say_that_periods_are_short(period: int) -> None:
+def _warn_that_periods_are_short(period: int) -> None:
     # Cached, so that a run warns once.
     log.warning(
         "the probe repeats every %d tokens, too few to tell an earlier copy from "
