@@ -14,9 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 WITHOUT_PAGE = {"scores"}
-WITHOUT_REPORT = {"faults"}  # its command `table` makes the page of what was counted so far
 PAGES = {"capture": ROOT / "docs" / "pages" / "capture_cost.md"}
-NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.json")} - WITHOUT_PAGE - WITHOUT_REPORT)
+NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.json")} - WITHOUT_PAGE)
 
 
 @pytest.mark.parametrize("name", NAMES)

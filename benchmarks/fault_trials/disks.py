@@ -25,11 +25,6 @@ from fault_trials.tally import Tallies
 from fault_trials.training import Noted, train
 from tracker_viz.errors import TrackerVizError
 
-COLUMNS = [
-    *("trials", "captures", "given up, said so", "refused at the start", "lost", "doubled"),
-    *("changed", "points lost", "half files", "unfinished", "raised into training"),
-    *("longest stall, ms", "memory, MB"),
-]
 PLACES = ("spool", "temporary directory", "artifact store")
 FAULTS = ("full", "full from the start", "no inodes", "read-only", "away", "slow")
 FAULT_S = 1.5

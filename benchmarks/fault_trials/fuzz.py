@@ -16,7 +16,6 @@ from fault_trials.forks import forked, peak_mb
 from fault_trials.tally import Tallies
 from tracker_viz.errors import TrackerVizError
 
-COLUMNS = ["examples", "refused", "other errors", "longest, ms", "more memory, MB"]
 EXAMPLES_A_ROUND = 250
 # A reader that takes more is ended: it counts as another error.
 MAX_MEMORY = 4 << 30

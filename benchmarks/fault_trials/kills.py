@@ -29,13 +29,6 @@ from tracker_viz.rendering import Layout, Scores
 from tracker_viz.trackers import connect
 from tracker_viz.types import RunRef
 
-COLUMNS = [
-    *("trials", "killed in start", "killed in train", "killed in capture", "killed in end"),
-    *("killed in push", "while uploading", "captures", "lost", "doubled", "changed"),
-    *("points lost", "points doubled", "half files", "left in the spool", "unfinished"),
-    *("longest stall, ms", "memory, MB"),
-]
-DRAWN_COLUMNS = ["trials", "killed", "captures", "changed", "half videos", "half files", "failed"]
 # A start takes half of the time, and has no captures yet.
 SHARE_KILLED_AT_THE_START = 0.2
 STEP_S = 0.03

@@ -16,11 +16,6 @@ from tracker_viz.trackers import connect
 from tracker_viz.trackers.download import pull
 from tracker_viz.trackers.testing import make_capture
 
-COLUMNS = [
-    *("captures", "listed", "first tenth, us each", "last tenth, us each", "longest, ms"),
-    *("delivered, s", "listing, ms", "pulling, s", "memory after a tenth, MB", "in the end, MB"),
-]
-
 
 def try_many(name: str, n_captures: int, directory: Path) -> None:
     tallies = Tallies("many")

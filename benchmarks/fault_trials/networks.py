@@ -20,11 +20,6 @@ from fault_trials.training import Noted, train
 from tracker_viz.delivery import push
 from tracker_viz.types import RunRef
 
-COLUMNS = [
-    *("trials", "delivered under it", "captures", "lost", "doubled", "changed", "points lost"),
-    *("points doubled", "half files", "left in the spool", "unfinished", "raised into training"),
-    *("longest stall, ms", "longest training, s", "memory, MB"),
-]
 # Fault -> the share of requests that it meets.
 FAULTS = {
     "latency": 1.0,
