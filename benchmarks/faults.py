@@ -7,7 +7,7 @@
     python benchmarks/faults.py networks --trials 5
     python benchmarks/faults.py many --captures 10000
     python benchmarks/faults.py fuzz --examples 100000
-    python benchmarks/faults.py table                      # what was counted so far
+    python benchmarks/faults.py                            # prints what was counted so far
 
 Trials are forks. What is counted is kept in ``faults.json`` after each of them, so a run that was
 stopped goes on where it was; ``--trials`` says how many a row has in the end. Captures count as
@@ -33,7 +33,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kind", choices=[*SECTIONS, "threads", "table"])
+    kinds = [*SECTIONS, "threads", "table"]
+    parser.add_argument("kind", nargs="?", default="table", choices=kinds)
     parser.add_argument("--trials", type=int, default=5, help="of each row, in the end")
     parser.add_argument("--captures", type=int, default=10_000, help="of many")
     parser.add_argument("--examples", type=int, default=100_000, help="of fuzz, in all")

@@ -12,9 +12,9 @@ from fault_trials.tally import Tally, table
 INTRODUCTION = """# Kills, disks, networks and damaged files
 
 `python benchmarks/faults.py kill`, `draw`, `threads`, `disks`, `networks`, `many` and `fuzz` run
-the trials; `table` prints the counts. Each trial is a separate process. It trains a small model
-and takes eleven captures into one run while something goes wrong. Then `push` finishes the upload,
-and the run is compared with what the training process noted.
+the trials; without a word it prints the counts. Each trial is a separate process. It trains a small
+model and takes eleven captures into one run while something goes wrong. Then `push` finishes the
+upload, and the run is compared with what the training process noted.
 
 | word | meaning |
 |---|---|
