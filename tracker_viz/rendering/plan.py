@@ -69,6 +69,10 @@ class Heatmap:
     corner_px: float = 0.0
     run: int = 0
 
+    def is_blank_at(self, capture: int) -> bool:
+        """Return whether it compares with the previous capture, and there is none."""
+        return capture == 0 and self.source.compares == "previous"
+
 
 @dataclass(frozen=True, slots=True)
 class Label:

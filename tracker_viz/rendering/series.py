@@ -33,6 +33,7 @@ class RunArray:
 
     Attributes:
         minimum, maximum: over all finite entries of all captures; NaN when there are none.
+        most_nonfinite: the most entries that are NaN or infinite in any capture but the first.
         missing_at, reshaped_at: first step that lacks it, or that has it in another shape; None
             where none does.
     """
@@ -41,6 +42,7 @@ class RunArray:
     axes: tuple[str, ...]
     minimum: float
     maximum: float
+    most_nonfinite: int = 0
     missing_at: int | None = None
     reshaped_at: tuple[int, tuple[int, ...]] | None = None
 
@@ -89,7 +91,7 @@ class Series:
         self.arrays: dict[str, RunArray] = {}
         # Headers without their arrays, kept because reading one again takes longer than reading
         # the scores.
-        self._said: list[CaptureHeader] = []
+        self._headers: list[CaptureHeader] = []
         # For each capture: axis of a block's heads -> the heads that it holds, if not all.
         self._heads: list[Mapping[str, tuple[str, ...]]] = []
         for index, path in enumerate(self.paths):
@@ -174,18 +176,18 @@ class Series:
     def capture(self, index: int, names: Iterable[str]) -> Capture:
         """Return the capture at ``index`` with the arrays called ``names``, and all else that it
         holds."""
-        said = self._said[index]
+        header = self._headers[index]
         found = capture_file.read_arrays(self.paths[index], dict.fromkeys(names))
         arrays = {name: array for name, array in found.items() if isinstance(name, str)}
         return Capture(
-            step=said.step,
+            step=header.step,
             arrays=arrays,
             axes={name: self.arrays[name].axes for name in arrays},
-            labels=said.labels,
-            tokens_seen=said.tokens_seen,
-            metrics=said.metrics,
-            model=said.model,
-            probe=said.probe,
+            labels=header.labels,
+            tokens_seen=header.tokens_seen,
+            metrics=header.metrics,
+            model=header.model,
+            probe=header.probe,
         )
 
     def metric(self, name: str) -> NDArray[np.float64]:
@@ -202,10 +204,10 @@ class Series:
     def _add(self, header: CaptureHeader) -> None:
         is_first = not self.metrics
         # Most captures of a run say the same of their probe: it is held once.
-        probe = self._said[-1].probe if self._said else header.probe
+        probe = self._headers[-1].probe if self._headers else header.probe
         if header.probe == probe:
             header = replace(header, probe=probe)
-        self._said.append(replace(header, arrays={}))
+        self._headers.append(replace(header, arrays={}))
         self.metrics.append(dict(header.metrics))
         self.tokens_seen.append(header.tokens_seen)
         heads = {axis: names for axis, names in header.labels.items() if axis.endswith(_HEAD_AXIS)}
@@ -219,7 +221,12 @@ class Series:
             if seen is None:
                 missing_at = None if is_first else self.steps[0]
                 self.arrays[name] = RunArray(
-                    info.shape, info.axes, info.minimum, info.maximum, missing_at=missing_at
+                    info.shape,
+                    info.axes,
+                    info.minimum,
+                    info.maximum,
+                    most_nonfinite=0 if is_first else info.n_nonfinite,
+                    missing_at=missing_at,
                 )
                 continue
             reshaped_at = seen.reshaped_at
@@ -229,6 +236,7 @@ class Series:
                 seen,
                 minimum=float(np.fmin(seen.minimum, info.minimum)),
                 maximum=float(np.fmax(seen.maximum, info.maximum)),
+                most_nonfinite=max(seen.most_nonfinite, info.n_nonfinite),
                 reshaped_at=reshaped_at,
             )
 

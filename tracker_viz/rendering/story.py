@@ -132,6 +132,10 @@ def _summary(
     values = scores.metrics.get(metric, np.zeros(0))
     finite = values[np.isfinite(values)]
     if finite.size > 1:
-        parts.append(f"{metric} {finite[0]:.1f} → {finite[-1]:.3g}")
-    said = "; ".join(part for part in parts if part)
-    return f"After {steps[-1]:,} steps: {said}" if said else ""
+        is_constant = f"{finite.min():.3g}" == f"{finite.max():.3g}"
+        change = f"{finite[0]:.1f} → {finite[-1]:.3g}"
+        if is_constant:
+            change = f"stays at {finite[-1]:.3g}"
+        parts.append(f"{metric} {change}")
+    text = "; ".join(part for part in parts if part)
+    return f"After {steps[-1]:,} steps: {text}" if text else ""

@@ -206,7 +206,7 @@ def test_all_scores_of_a_head_are_drawn_and_said_those_of_roles_first(renderer, 
     assert len(found) == len(names)
     for name in names:
         values = series.read(4, [name])[name]
-        assert found[score_title(name)] == pytest.approx(float(values[head]), abs=0.01)
+        assert found[score_title(name, series)] == pytest.approx(float(values[head]), abs=0.01)
     role = renderer.plan.roles.held[5][head].replace("_", " ")
     assert said[0].startswith(role), "that of its own role is the first"
     assert shown.locator(".curves li.held").first.inner_text().startswith(role)
@@ -523,3 +523,52 @@ def test_every_run_is_shown_within_every_width_and_its_heads_open(
             beyond, large = page.evaluate(ROOM)
             assert beyond <= 0, f"wider than {width}"
             assert all(each >= min(180, 0.5 * width) for each in large)
+
+
+SCROLLED_FOR_NOTHING = """() => {
+  const found = [];
+  for (const element of document.querySelectorAll('*')) {
+    const { overflowX, overflowY } = getComputedStyle(element);
+    const box = element.getBoundingClientRect();
+    const leaves = [...element.querySelectorAll('button, canvas, text, li, .label')]
+      .map((leaf) => leaf.getBoundingClientRect());
+    const right = Math.max(...leaves.map((leaf) => leaf.right)) - box.left + element.scrollLeft;
+    const bottom = Math.max(...leaves.map((leaf) => leaf.bottom)) - box.top + element.scrollTop;
+    const sides = [
+      ['x', overflowX, element.clientWidth, element.scrollWidth, right],
+      ['y', overflowY, element.clientHeight, element.scrollHeight, bottom],
+    ];
+    for (const [side, overflow, seen, whole, end] of sides)
+      if (/auto|scroll/.test(overflow) && whole > seen && end <= seen + 1)
+        found.push(`${element.tagName} ${element.className}: ${side}, ${whole} in ${seen}`);
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def window_with_scrollbars(chromium):
+    """Where scrollbars take room, as on most desktops; headless browsers hide them."""
+    browser = chromium.browser_type.launch(
+        executable_path=shutil.which("chromium") or shutil.which("chromium-browser"),
+        args=["--no-sandbox", "--disable-gpu"],
+        ignore_default_args=["--hide-scrollbars"],
+        timeout=300_000,
+    )
+    yield browser.new_page()
+    browser.close()
+
+
+@pytest.mark.parametrize("width", [1600, 1280, 1000, 695, 500, 360])
+def test_nothing_scrolls_in_a_direction_in_which_nothing_is_cut(
+    window_with_scrollbars, path, width
+):
+    page = window_with_scrollbars
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto("about:blank")
+    page.goto(path.as_uri())
+    page.wait_for_selector(READY)
+    assert page.evaluate("innerWidth - document.documentElement.clientWidth") > 0
+    assert page.evaluate(SCROLLED_FOR_NOTHING) == []
+    key = page.locator(".key")
+    assert key.evaluate("element => element.scrollWidth - element.clientWidth") == 0

@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tracker_viz import capture_file
 from tracker_viz.rendering import Renderer, Series, Shot, resolve_layout
 from tracker_viz.rendering.painting.caption import paint_caption
 from tracker_viz.rendering.painting.cells import Canvas
@@ -190,3 +191,53 @@ def test_beside_the_graph_are_the_numbers_of_the_strongest_lines_and_not_their_s
     assert usual.any()
     assert np.array_equal(usual, listed(graph.values * np.float32(0.9), graph.written))
     assert not np.array_equal(usual, listed(graph.values, graph.written + np.float32(1.0)))
+
+
+def with_update(capture):
+    """The change of weights since the previous capture, which the first has none of."""
+    size = np.nan if capture.step == 0 else 0.1
+    updates = np.full((capture.model["n_blocks"], 7), size, np.float32)
+    arrays = capture.arrays | {"scores.weight.update": updates}
+    return dataclasses.replace(capture, arrays=arrays)
+
+
+@pytest.fixture(scope="module")
+def updated(small_run, synthetic, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("updated")
+    read = (capture_file.read(each.path) for each in small_run)
+    return Series([synthetic.write_capture(directory, with_update(each)) for each in read])
+
+
+@pytest.mark.parametrize("layout", ["scores", "changes"])
+def test_what_the_first_capture_cannot_compare_is_empty_and_has_a_dash(updated, layout):
+    renderer = Renderer(updated, layout, size="720p")
+    theme = renderer.plan.theme
+    compared = [each for each in renderer.plan.heatmaps if each.source.compares == "previous"]
+    assert compared
+    first, second = renderer.frame(0).pixels.copy(), renderer.frame(1).pixels
+    assert not has(first, theme.nonfinite)
+    for heatmap in compared:
+        seen = {tuple(color) for color in first[heatmap.box.area].reshape(-1, 3).tolist()}
+        assert {rgb(theme.panel), rgb(theme.dim)} <= seen
+        if not heatmap.corner:
+            assert seen == {rgb(theme.panel), rgb(theme.dim)}
+            assert not has(second[heatmap.box.area], theme.dim)
+    assert "NaN, Inf" not in {label.text for label in renderer.plan.labels}
+
+
+def test_a_film_with_broken_values_says_what_their_color_means(small_run, synthetic, tmp_path):
+    broken = []
+    for each in small_run:
+        capture = capture_file.read(each.path)
+        arrays = {name: array.copy() for name, array in capture.arrays.items()}
+        if capture.step:
+            arrays["blocks.1.attn.pattern"][:, 2, 5:] = np.nan
+        changed = dataclasses.replace(capture, arrays=arrays)
+        broken.append(synthetic.write_capture(tmp_path, changed))
+    plan = Renderer(Series(broken), "overview", size="720p").plan
+    [key] = [label for label in plan.labels if label.text == "NaN, Inf"]
+    [square] = [swatch for swatch in plan.swatches if swatch.color == plan.theme.nonfinite]
+    assert square.box.right < key.x
+    assert all(bar.box.right < square.box.x or bar.box.x > key.x for bar in plan.bars[:1])
+    plain = Renderer(Series(small_run), "overview", size="720p").plan
+    assert "NaN, Inf" not in {label.text for label in plain.labels}

@@ -339,7 +339,8 @@ def test_a_role_is_shown_by_the_score_on_the_rows_that_it_speaks_about(series_of
     names = resolve_scores(builder, Scores(names=("role.sink*", "head.sink")))
     assert names == ["scores.head.sink_repeated", "scores.head.sink_text", "scores.head.sink"]
     cards = {card.title: card.role for card in score_cards(builder, names)}
-    assert cards == {"sink (repeats)": "sink", "sink (text)": "sink_text", "sink": ""}
+    expected = {"sink (repeats)": "sink", "sink (text)": "sink_text", "sink (all rows)": ""}
+    assert cards == expected
 
     old = {"scores.head.sink": values}
     builder = builder_of(series_of(old, old), Scores())

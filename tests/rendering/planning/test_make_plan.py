@@ -48,6 +48,7 @@ SHAPES = {
     "80x64": (80, 64, 16),
     "126x8": (126, 8, 16),
 }
+SMALL = {"blocks": 4, "heads": 4, "length": 32, "width": 32, "hidden": 48, "period": 9}
 # In the order in which they came.
 NEWEST = ("adapters", "experts", "circuit", "lens")
 # One block reads no earlier one, and of more than 512 heads no pairs are kept.
@@ -773,3 +774,53 @@ def test_events_that_crowd_stay_in_the_picture(series_of, size):
         if swatch.color in THEMES["dark"].roles.values() and swatch.box.height > 20
     ]
     assert len(set(lines)) == len(events), "each event has a line of its own, also at one step"
+
+
+@pytest.mark.parametrize("layout", ["overview", "changes", "ffn", "heads"])
+def test_one_capture_has_no_change_and_no_timeline(synthetic, tmp_path, layout):
+    series = Series(synthetic.write_run(tmp_path, 1, **SMALL))
+    plan = make_plan(LAYOUTS[layout], series)
+    assert plan.heatmaps
+    assert plan.timeline is None
+    assert [each.source.compares for each in plan.heatmaps] == [None] * len(plan.heatmaps)
+    assert not any("change" in label.text.lower() for label in plan.labels)
+
+
+def test_brackets_alone_say_which_heads_share_keys_and_values(synthetic, tmp_path):
+    run = []
+    for capture in synthetic.captures(2, **SMALL):
+        model = {**capture.model, "n_kv_heads": 2}
+        run.append(synthetic.write_capture(tmp_path, replace(capture, model=model)))
+    plan = make_plan(LAYOUTS["overview"], Series(run))
+    said = [label.text for label in plan.labels if "share keys" in label.text]
+    assert said == ["share keys and values"] * 2
+
+
+def test_every_row_of_a_score_is_numbered_where_the_numbers_have_room(synthetic, tmp_path):
+    series = Series(synthetic.write_run(tmp_path, 2, **SMALL | {"blocks": 14, "heads": 8}))
+    plan = make_plan(LAYOUTS["scores"], series)
+    scores = [each for each in plan.heatmaps if each.name.startswith("score")]
+    assert all(20 <= each.box.height / 14 < 25 for each in scores)
+    numbers = [label.text for label in plan.labels]
+    assert numbers.count("12") >= len(scores)
+    assert numbers.count("12") == numbers.count("13")
+
+
+def test_the_title_of_weights_is_upright_and_touches_no_name_of_a_column(series_of):
+    plan = make_plan(LAYOUTS["changes"], series_of("4x4"))
+    assert not any(label.rotation for label in plan.labels)
+    row = [label for label in plan.labels if label.text in ("Weight change", "FFN gate")]
+    title, name = sorted(row, key=lambda label: label.text, reverse=True)
+    title_px = text_width(title.text, title.size_px, bold=True)
+    assert title.x + title_px + 10 <= name.x - text_width(name.text, name.size_px)
+
+
+@pytest.mark.parametrize("size", ["1080p", "720p", "square"])
+def test_the_caption_stands_clear_of_the_titles_below_it(series_of, size):
+    plan = make_plan(LAYOUTS["overview"], series_of("4x4"), size=size)
+    caption = plan.caption
+    titles = [label for label in plan.labels if label.text.startswith("Attention")]
+    pitch = 39 * plan.unit * (caption.n_lines - 1)
+    below = caption.baseline + pitch + 0.24 * caption.size_px
+    above = min(label.y - 0.73 * label.size_px for label in titles)
+    assert above - below >= 3 * plan.unit

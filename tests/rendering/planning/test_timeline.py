@@ -16,6 +16,7 @@ from tracker_viz.rendering.plan import Box
 from tracker_viz.rendering.planning.make_plan import picture_size
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.planning.timeline import timeline
+from tracker_viz.rendering.story import tell_story
 from tracker_viz.rendering.subject import one_run
 from tracker_viz.rendering.text import text_width
 from tracker_viz.rendering.theme import THEMES
@@ -171,3 +172,46 @@ def test_a_spike_that_is_cut_off_is_said_at_the_end_of_the_scale(
     assert highest < 3.0
     (curve,) = builder.timeline.curves
     assert curve.points[20, 1] == curve.points[:, 1].min() >= builder.timeline.plot.y
+
+
+@pytest.mark.parametrize("size", ["1080p", "720p"])
+def test_a_leader_leaves_the_middle_of_its_words_and_runs_well_below_all_words(small_run, size):
+    """Nearer it would underline the words of a neighbor."""
+    builder = placed(Series(small_run), size, (0.46, 0.47, 0.47, 0.48, 0.48))
+    words = {label.color: label for label in builder.labels}
+    n_bent = 0
+    for role in FIVE:
+        color = THEME.roles[role]
+        parts = [each.box for each in builder.swatches if each.color == color]
+        leader = [part for part in parts if part.y < builder.timeline.box.y]
+        flat = next((part for part in leader if part.width > builder.px(10)), None)
+        if color not in words or flat is None:
+            continue
+        label = words[color]
+        n_bent += 1
+        assert flat.y >= label.y + builder.px(14)
+        middle = label.x + builder.text_width(label.text, label.size_px / builder.unit) / 2
+        assert abs(leader[0].x - middle) <= 2
+    assert n_bent >= 3
+
+
+def test_words_that_fit_only_smaller_are_smaller_and_none_is_left_out(small_run):
+    builder = PlanBuilder(LAYOUTS["overview"], one_run(Series(small_run)), 1920, 1080, THEME)
+    events = [RoleEvent(0, 100 * (place + 1), ((1, 3),), role) for place, role in enumerate(FIVE)]
+    timeline(builder, Box(30, 900, 940, 110), events)
+    written = {label.color: label.size_px for label in builder.labels}
+    assert [written.get(THEME.roles[role]) for role in FIVE] == [20.0] * len(FIVE)
+
+
+def test_a_loss_that_never_changes_has_its_value_beside_it(small_run, synthetic, tmp_path):
+    written = []
+    for each in small_run:
+        capture = replace(capture_file.read(each.path), metrics={"loss": 4.6})
+        written.append(synthetic.write_capture(tmp_path, capture))
+    series = Series(written)
+    builder = PlanBuilder(LAYOUTS["overview"], one_run(series), 1920, 1080, THEME)
+    timeline(builder, Box(30, 930, 1860, 120), ())
+    [value] = [label for label in builder.labels if label.text == "4.6"]
+    (curve,) = builder.timeline.curves
+    assert abs(value.y - curve.points[0, 1]) <= builder.px(8)
+    assert tell_story(series, "loss").summary.endswith("loss stays at 4.6")

@@ -95,6 +95,13 @@ def frame_around(box: Box, line_px: int) -> tuple[tuple[slice, slice], ...]:
     )
 
 
+def dash_in(box: Box, unit: float) -> tuple[slice, slice]:
+    """Return the rows and columns of a dash in the middle of ``box``, which stands for no value."""
+    half, thick = max(2, min(round(12 * unit), box.width // 6)), max(1, round(3 * unit))
+    x, y = box.x + box.width // 2, box.y + (box.height - thick) // 2
+    return slice(y, y + thick), slice(x - half, x + half)
+
+
 def dashed(sides: tuple[tuple[slice, slice], ...], dash_px: int) -> list[tuple[slice, slice]]:
     """Cut the sides of a frame into dashes, as far from each other as they are long."""
     dashes = []

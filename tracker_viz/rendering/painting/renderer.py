@@ -26,6 +26,7 @@ from tracker_viz.rendering.painting.cells import (
     Border,
     Canvas,
     color_tables,
+    dash_in,
     frame_around,
     paint,
 )
@@ -188,6 +189,7 @@ class Renderer:
             canvas.clear()
             for run, capture, of_run in zip(self._runs, captures, drawn, strict=True):
                 self._paint_maps(canvas, run, run.blended(of_run, capture, shot.part))
+        self._paint_blanks(canvas, captures)
         paint_corners(canvas.pixels, self.plan, self.role_colors(captures))
         self._paint_roles(canvas, shot, captures)
         if self._graph:
@@ -213,15 +215,25 @@ class Renderer:
         return max(steps)
 
     def _paint_maps(self, canvas: Canvas, run: _RunMaps, values: _Values) -> None:
-        """Fill the cells of a run's maps; of one that has not begun they stay empty."""
+        """Fill the cells of a run's maps that have values."""
         for heatmap in run.heatmaps:
-            cell_map = self._template.cell_maps[heatmap.name]
-            if values:
+            if heatmap.name in values:
+                cell_map = self._template.cell_maps[heatmap.name]
                 table = self._tables[heatmap.scale]
                 paint(canvas.pixels, heatmap, cell_map, table, values[heatmap.name])
-            else:
-                view = canvas.pixels[heatmap.box.area]
-                view[cell_map.cells >= 0] = rgb(self.plan.theme.panel)
+
+    def _paint_blanks(self, canvas: Canvas, captures: Sequence[int]) -> None:
+        """Leave the maps of runs that have not begun empty, and those that compare with the
+        previous capture, where there is none: these have a dash."""
+        theme = self.plan.theme
+        for heatmap in self.plan.heatmaps:
+            capture = captures[heatmap.run]
+            if capture != NOT_YET and not heatmap.is_blank_at(capture):
+                continue
+            cells = self._template.cell_maps[heatmap.name].cells
+            canvas.pixels[heatmap.box.area][cells >= 0] = rgb(theme.panel)
+            if capture != NOT_YET:
+                canvas.at(*dash_in(heatmap.box, self.plan.unit))[:] = rgb(theme.dim)
 
     @property
     def background(self) -> NDArray[np.uint8]:
@@ -244,7 +256,7 @@ class Renderer:
 
     def values(self, index: int, part: float = 0.0) -> _Values:
         """Return heatmap name -> float16 [rows, columns]: the values in its box, in units of its
-        color scale; without those of runs that have not begun."""
+        color scale; without those that are left empty."""
         values: _Values = {}
         captures = self.subject.timing.captures[:, index].tolist()
         for run, capture in zip(self._runs, captures, strict=True):
@@ -318,11 +330,14 @@ class _RunMaps:
         self._first = {name: array.astype(np.float32) for name, array in first.items()}
 
     def values(self, capture: int) -> _Values:
-        """Return heatmap name -> its values at a capture, in units of its color scale."""
+        """Return heatmap name -> its values at a capture, in units of its color scale; without
+        those that compare with the previous capture, where there is none."""
         previous = self._series.read(max(0, capture - 1), self._previous_needed)
         moment = Moment(self._series.read(capture, self._needed), self._first, previous, capture)
         drawn = {}
         for heatmap in self.heatmaps:
+            if heatmap.is_blank_at(capture):
+                continue
             shown = self._scales[heatmap.scale].drawn(heatmap.source.values(moment))
             # A copy for many runs: a cached view would keep the whole array in memory.
             drawn[heatmap.name] = shown.copy() if self._is_one_of_many else shown
@@ -341,7 +356,7 @@ class _RunMaps:
             return drawn(capture)
         here, there = dict(drawn(capture)), drawn(capture + 1)
         for heatmap in self.heatmaps:
-            if heatmap.source.blends:
+            if heatmap.source.blends and heatmap.name in here:
                 now = here[heatmap.name].astype(np.float32)
                 then = there[heatmap.name].astype(np.float32)
                 here[heatmap.name] = (now + np.float32(part) * (then - now)).astype(np.float16)

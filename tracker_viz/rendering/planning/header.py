@@ -43,9 +43,9 @@ class _Quantity:
 def header(builder: PlanBuilder) -> int:
     """Place the header; return the row where the panels may begin."""
     px = builder.px
-    numbers_y, caption_y, end = px(50), px(97), px(108)
+    numbers_y, caption_y, end = px(50), px(93), px(108)
     if builder.is_narrow:
-        numbers_y, caption_y, end = px(108), px(148), px(158)
+        numbers_y, caption_y, end = px(108), px(145), px(158)
     builder.numbers_end = _numbers(builder, numbers_y)
     builder.mark = _mark(builder, numbers_y)
     # A narrow picture has room for half a sentence in a line.
@@ -69,7 +69,7 @@ def title(builder: PlanBuilder) -> None:
         if builder.mark:
             mark_px = builder.text_width(_MARK, _SUBTITLE, bold=True)
             left = builder.numbers_end + builder.px(84) + mark_px
-    baseline, gap = builder.px(32), builder.px(16)
+    baseline, gap = builder.px(35), builder.px(16)
     right = builder.width - builder.margin
     room = right - left
     title = builder.subject.title

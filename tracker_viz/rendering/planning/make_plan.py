@@ -61,6 +61,7 @@ from tracker_viz.rendering.planning.large_head import place_head
 from tracker_viz.rendering.planning.main_panel import place_main_panel
 from tracker_viz.rendering.planning.many_heads import place_many_heads
 from tracker_viz.rendering.planning.mixing import resolve_mixing
+from tracker_viz.rendering.planning.nonfinite_key import explain_nonfinite
 from tracker_viz.rendering.planning.plan_builder import BAR_PITCH, PlanBuilder, next_even
 from tracker_viz.rendering.planning.portrait import place_portrait
 from tracker_viz.rendering.planning.role_borders import find_roles, framed_roles
@@ -133,6 +134,8 @@ def make_plan(
     """
     # Whatever a user may have got wrong comes first, before any capture is read.
     subject = one_run(shown) if isinstance(shown, Series) else shown
+    if subject.is_one_run and len(subject.runs[0].series) == 1:
+        layout = _of_one_capture(layout)
     for run in subject.runs:
         _check_metric(layout, run.series)
     options = _scale_options(layout, scales or {})
@@ -154,7 +157,24 @@ def make_plan(
         # Of several runs the lanes say what flags would.
         events = builder.story.events if subject.is_one_run else ()
         timeline(builder, strip, events)
+    explain_nonfinite(builder)
     return builder.plan()
+
+
+def _of_one_capture(layout: Layout) -> Layout:
+    """Return what a layout shows of one capture, in which nothing has changed yet: the values
+    themselves, no weights beside other panels, and no timeline."""
+    has_others = any(not isinstance(panel, Weights) for panel in layout.panels)
+    panels = []
+    for panel in layout.panels:
+        if isinstance(panel, Weights) and panel.show != "value" and has_others:
+            continue
+        if isinstance(panel, Attention):
+            panel = panel.model_copy(update={"show": "value"})
+        if isinstance(panel, Weights) and panel.show != "value":
+            panel = panel.model_copy(update={"show": "value", "order": "stored"})
+        panels.append(panel)
+    return layout.model_copy(update={"panels": tuple(panels), "timeline": False})
 
 
 def _scale_options(

@@ -15,13 +15,16 @@ from tracker_viz.rendering.sources.moment import Moment
 @dataclass(frozen=True, slots=True)
 class ScoreMap:
     """One score of every head or weight matrix: [block, head] or [block, projection]; NaN where
-    there is none."""
+    there is none.
+
+    ``compares``: ``previous`` of a score that the first capture cannot have yet.
+    """
 
     name: str
     shape: tuple[int, int]
+    compares: Literal["first", "previous"] | None = None
 
     blends = False
-    compares: Literal["first", "previous"] | None = None
 
     @property
     def needs(self) -> tuple[ArrayKey, ...]:

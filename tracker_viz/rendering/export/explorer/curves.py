@@ -116,7 +116,7 @@ def _described(series: Series, name: str, values: NDArray[np.float32]) -> dict[s
     chance = series.last.model.get("uniform_scores", {}).get(score)
     return {
         "name": name,
-        "title": score_title(name),
+        "title": score_title(name, series),
         "meaning": _MEANINGS.get(name.removeprefix("scores."), ""),
         "role": role,
         "isVariant": not role and _is_of_behavior(score),

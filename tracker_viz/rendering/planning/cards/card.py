@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from tracker_viz.metrics import EXPERT_PREFIX, role_label
 from tracker_viz.rendering.planning.cards.score_names import role_of_score
 from tracker_viz.rendering.planning.content import Matrices
 from tracker_viz.rendering.planning.plan_builder import Measured, PlanBuilder
+from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.sources import ScoreMap, Source, WeightSummary
 
 _ROUTER_COLUMN = "router"
@@ -67,7 +68,11 @@ def score_cards(builder: PlanBuilder, names: Sequence[str]) -> list[Card]:
     for name in names:
         # Where a score is NaN from first to last, there is no such head, or no such matrix.
         absent = np.isnan(first[name]) & np.isnan(last[name])
-        cards.append(_score_card(builder, name, absent))
+        card = _score_card(builder, name, absent)
+        if np.isnan(first[name]).all() and not absent.all():
+            shape = card.source.shape
+            card = replace(card, source=ScoreMap(name, shape, compares="previous"))
+        cards.append(card)
     cards.sort(key=lambda card: (bool(card.columns), card.scale != "score", not card.role))
     return cards
 
@@ -87,18 +92,25 @@ def _score_card(builder: PlanBuilder, name: str, absent: NDArray[np.bool_]) -> C
         role = ""
     source, scale = ScoreMap(name, (n_blocks, n_columns)), _scale_of(builder, name)
     # Scores have a row for each block of the model, also for those that were not captured.
-    return Card(score_title(name), source, scale, range(n_blocks), columns, role, absent)
+    return Card(
+        score_title(name, builder.series), source, scale, range(n_blocks), columns, role, absent
+    )
 
 
-def score_title(name: str) -> str:
+def score_title(name: str, series: Series | None = None) -> str:
     """Return what people read for a score array, with the kind of probe row that it was measured
-    on, if it says one: ``previous token (repeats)``, ``previous token (text)``."""
+    on, if it says one: ``previous token (repeats)``, ``previous token (text)``; of a ``series``
+    that has the score on one kind too, the mean is ``previous token (all rows)``."""
     telling = _TELLING.get(name.removeprefix("scores."))
     if telling:
         return telling
     score = name.rsplit(".", 1)[-1]
     behavior, is_of_repeats, _ = score.partition("_repeated")
-    return f"{role_label(behavior)} (repeats)" if is_of_repeats else role_label(score)
+    if is_of_repeats:
+        return f"{role_label(behavior)} (repeats)"
+    if series and f"{name}_repeated" in series.arrays:
+        return f"{role_label(score)} (all rows)"
+    return role_label(score)
 
 
 def weight_card(builder: PlanBuilder, matrices: Matrices) -> Card:

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 NO_ROOM = "layout %s: no room for the map of %s at %dx%d"
 _NUMBER_ROW = 40  # at 1080p
+_NUMBER_PITCH = 20  # at 1080p: from the number of a block to the next, which is as high
 
 
 def place_scores(builder: PlanBuilder, names: Sequence[str], box: Box) -> None:
@@ -226,7 +227,7 @@ def _place_one(builder: PlanBuilder, card: Card, room: Box, shape: Shape, head_r
     x, y = next_even(room.x + shape.label), next_even(head_bottom)
     box = Box(x, y, cell_x * columns, shape.cell_y * rows)
     _write_title(builder, card, box.x, head_bottom, shape)
-    for row in range(0, rows, number_spacing(shape.cell_y, px(25))):
+    for row in range(0, rows, number_spacing(shape.cell_y, px(_NUMBER_PITCH))):
         middle = box.y + (row + 0.5) * shape.cell_y
         builder.text_left_of(box.x - px(6), str(card.blocks[row]), middle, COLUMN)
     _name_columns(builder, card, box)

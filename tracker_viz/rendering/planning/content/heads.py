@@ -33,6 +33,7 @@ class Heads:
         blocks: for each block the maps of its heads.
         indices: for each block its number and the numbers of its heads.
         notes: what a viewer must know, the most important first.
+        sharing: which heads share keys and values, unless brackets below them say it.
         is_mixing: maps that are no attention, whose heads never have a role.
     """
 
@@ -43,6 +44,7 @@ class Heads:
     length: int
     causal: bool
     notes: tuple[str, ...] = ()
+    sharing: str = ""
     is_mixing: bool = False
 
     @property
@@ -74,17 +76,24 @@ class Heads:
             return None
         return longest
 
-    def axes(self, pool: int = 1) -> tuple[str, ...]:
+    def axes(self, pool: int = 1, *, is_bracketed: bool = False) -> tuple[str, ...]:
         """Return what runs down and across a map, with all notes, and with fewer where there is
         less room. All of them say how maps are pooled.
 
         Args:
             pool: entries of a cell's side; a cell shows the largest of them.
+            is_bracketed: brackets say which heads share keys and values.
         """
-        said = ["query ↓ key →", *([f"max of {pool} × {pool}"] if pool > 1 else [])]
+        always = ["query ↓ key →"]
+        if pool > 1:
+            always.append(f"max of {pool} × {pool}")
+        notes = list(self.notes)
+        if self.sharing and not is_bracketed:
+            notes.append(self.sharing)
+
         offers = []
-        for n_notes in range(len(self.notes), -1, -1):
-            offers.append(" · ".join([*said, *self.notes[:n_notes]]))
+        for n_notes in range(len(notes), -1, -1):
+            offers.append(" · ".join([*always, *notes[:n_notes]]))
         if pool > 1:
             offers.append(f"query ↓ key → · {pool_words(pool)}")
         return tuple(offers)
@@ -129,7 +138,8 @@ def resolve_attention(builder: PlanBuilder, panel: Attention | LargeHead) -> lis
             blocks.append(weighted_heads(builder, heads, numbers) if is_weighted else heads)
         title = f"{shown} · {label}" if label else shown
         notes = _notes(series, probe, indices)
-        found.append(Heads(title, scale, blocks, indices, length, causal, notes))
+        sharing = _sharing(series)
+        found.append(Heads(title, scale, blocks, indices, length, causal, notes, sharing))
     _add_scale(builder, found[0], show)
     return found
 
@@ -172,7 +182,9 @@ def indexed_heads(builder: PlanBuilder, shown: Heads) -> Heads:
     if any(len({head.head for head in maps}) > 1 for maps in blocks):
         notes.pop()
     title = "Keys the indexer chose"
-    return replace(shown, title=title, scale="indexer", blocks=blocks, notes=tuple(notes))
+    return replace(
+        shown, title=title, scale="indexer", blocks=blocks, notes=tuple(notes), sharing=""
+    )
 
 
 def indexer_places(series: Series, name: str) -> tuple[int, ...]:
@@ -220,10 +232,12 @@ def _notes(
     row = probe_row(series, probe or 0)
     if row.get("period"):
         notes.append(f"{row['period']} tokens that repeat")
-    sharing = heads_that_share(series)
-    if sharing > 1:
-        notes.append(f"each {sharing} heads share keys and values")
     return tuple(notes)
+
+
+def _sharing(series: Series) -> str:
+    n_sharing = heads_that_share(series)
+    return f"each {n_sharing} heads share keys and values" if n_sharing > 1 else ""
 
 
 def heads_that_share(series: Series) -> int:

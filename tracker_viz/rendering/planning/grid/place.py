@@ -3,6 +3,7 @@ columns."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -23,13 +24,12 @@ from tracker_viz.rendering.planning.grid.fit import (
     corner_name,
     fit_matrix,
     group_gap,
-    is_plain,
     label_width,
     section_gap,
     shared_columns,
 )
 from tracker_viz.rendering.planning.mixing import Strand, aligned
-from tracker_viz.rendering.planning.plan_builder import PlanBuilder, next_even
+from tracker_viz.rendering.planning.plan_builder import HEADING, PlanBuilder, next_even
 
 # Below the heads that a bracket joins.
 _SHARED = ("share keys and values", "share keys, values", "shared K and V", "same K, V", "K, V")
@@ -68,7 +68,7 @@ def place_grid(
                 room = shape.groups * width - between + section // 2 - label
                 if panel is panels[-1] and not keep_right:
                     room = area.right - x
-                _write_title(builder, panel, Box(x, top, room, shape.height), shape, strands)
+                _write_title(builder, panel, Box(x, top, room, shape.height), shape)
             is_last = group == shape.groups - 1
             x = _place_panel(builder, panel, blocks, x, top, shape)
             x += section if is_last else between
@@ -91,20 +91,33 @@ def _write_title(
     panel: Strand | Matrices,
     box: Box,
     shape: GridShape,
-    strands: Sequence[Strand],
 ) -> None:
-    """Write the title of a panel above ``box``, or beside it where the row above it is taken."""
+    """Write the title of a panel above ``box``, or beside it where the names of its columns leave
+    no room there."""
     above = box.y - builder.px(13 if shape.cornered else 31)
     if isinstance(panel, Strand):
         room = box.width // len(panel.parts)
         for number, part in enumerate(panel.parts):
             x = box.x + number * room
-            axes, needed = part.axes(shape.pool), pool_words(shape.pool)
+            is_bracketed = _bracket_words(builder, part, shape) in _SHARED[:2]
+            axes = part.axes(shape.pool, is_bracketed=is_bracketed)
+            needed = pool_words(shape.pool)
             builder.heading(part.title, x, above, room, *axes, needed=needed)
-    elif strands and is_plain(builder, shape):
-        _title_beside(builder, panel, box)
-    else:
+        return
+    if not shape.cornered:
         builder.heading(panel.title, box.x, above, box.width, *panel.axes)
+        return
+    title, names = _title_and_names(builder, panel, shape)
+    if not title:
+        _title_beside(builder, panel, box)
+        return
+    builder.text(title, box.x, above, HEADING, builder.theme.text, bold=True)
+    # In the middle between what is at both sides of the last column.
+    begin = box.x + (len(names) - 1) * (shape.wide_px + shape.gap)
+    end = begin + shape.wide_px - builder.text_width(names[-1], NAME)
+    if len(names) == 1:
+        begin += builder.text_width(title, HEADING, bold=True)
+    builder.text(panel.axes[-1], (begin + end) / 2, above, NAME, align="center")
 
 
 def _place_panel(
@@ -128,6 +141,31 @@ def _place_panel(
     for part in panel.parts:
         _place_heads(builder, panel, part, blocks, Box(x, top, 0, 0), shape)
     return x + shape.width(panel)
+
+
+def _title_and_names(
+    builder: PlanBuilder, panel: Matrices, shape: GridShape
+) -> tuple[str, list[str]]:
+    """Return a panel's title and the names of its columns that fit into one row, the title at the
+    left of the first column, what runs along the maps at that of the last, and each name at the
+    right of its own column; nothing if none do."""
+    forms = [
+        [matrix_title(kind) for kind in panel.kinds],
+        [short_kind(kind) for kind in panel.kinds],
+    ]
+    for title, names in itertools.product(builder.shorter(panel.title), forms):
+        title_px = builder.text_width(title, HEADING, bold=True) + builder.px(16)
+        axes_px = builder.text_width(panel.axes[-1], NAME) + builder.px(16)
+        before_px = [0] * len(names)
+        before_px[0] += title_px
+        before_px[-1] += axes_px
+        widths = [
+            builder.text_width(name, NAME) + before
+            for name, before in zip(names, before_px, strict=True)
+        ]
+        if max(widths) <= shape.wide_px:
+            return title, names
+    return "", []
 
 
 def _title_beside(builder: PlanBuilder, panel: Matrices, box: Box) -> None:
@@ -225,9 +263,7 @@ def _bracket_shared(
     if not brackets:
         return
     thick, top, bottom = px(3), foot.y + px(7), foot.y + px(17)
-    narrowest = min(right - left for left, right in brackets)
-    fitting = (text for text in _SHARED if builder.text_width(text, NAME) + px(40) <= narrowest)
-    words = next(fitting, "")
+    words = _bracket_words(builder, group, shape)
     for left, right in brackets:
         middle, half = (left + right) / 2, (builder.text_width(words, NAME) + px(16)) / 2
         sides = [(left, round(middle - half)), (round(middle + half), right)]
@@ -244,14 +280,24 @@ def _bracket_shared(
             builder.text(words, middle, bottom + px(5), NAME, color, align="center")
 
 
+def _bracket_words(builder: PlanBuilder, group: Heads, shape: GridShape) -> str:
+    """Return the longest words for which each bracket has room; empty without brackets."""
+    shared = shared_columns(builder, group)
+    if not shape.foot or not shared:
+        return ""
+    n_columns = min(last - first + 1 for first, last in shared)
+    narrowest = n_columns * (shape.head_px + shape.gap) - shape.gap
+    fitting = (
+        text for text in _SHARED if builder.text_width(text, NAME) + builder.px(40) <= narrowest
+    )
+    return next(fitting, "")
+
+
 def _place_matrices(
     builder: PlanBuilder, group: Matrices, blocks: range, x: int, top: int, shape: GridShape
 ) -> None:
-    titles = [matrix_title(kind) for kind in group.kinds]
-    short = [short_kind(kind) for kind in group.kinds]
     if shape.lines == 1:
-        first = Box(x, top, shape.wide_px, shape.map_px)
-        _column_names(builder, titles, short, first, shape.wide_px + shape.gap)
+        _name_matrices(builder, group, Box(x, top, shape.wide_px, shape.map_px), shape)
     # Another panel may have more blocks than this one.
     shown = [group.blocks[position] for position in blocks if position < len(group.blocks)]
     names = [name for block in shown for name in block.values()]
@@ -269,4 +315,17 @@ def _place_matrices(
             source = weight_source(builder, group.panel, name, cells, ends)
             builder.heatmaps.append(Heatmap(f"{group.title} · {name}", source, box, group.scale))
             if shape.lines > 1:
-                _caption(builder, room, titles[number], short[number])
+                _caption(builder, room, matrix_title(kind), short_kind(kind))
+
+
+def _name_matrices(builder: PlanBuilder, group: Matrices, first: Box, shape: GridShape) -> None:
+    """Write the names of the columns of matrices above them; ``first``: the first map."""
+    pitch = shape.wide_px + shape.gap
+    if shape.cornered and (names := _title_and_names(builder, group, shape)[1]):
+        y = first.y - builder.px(13)
+        for column, name in enumerate(names):
+            builder.text(name, first.right + column * pitch, y, NAME, align="right")
+        return
+    titles = [matrix_title(kind) for kind in group.kinds]
+    short = [short_kind(kind) for kind in group.kinds]
+    _column_names(builder, titles, short, first, pitch)

@@ -105,7 +105,7 @@ def _say_what_is_shown(builder: PlanBuilder, tiling: Tiling, heads: Heads) -> No
     """Say beside the clock what runs along the maps, how they are pooled and, where not all heads
     are shown, which."""
     assert builder.mark is not None
-    text = replace(heads, notes=()).axes(tiling.pool)[-1]
+    text = replace(heads, notes=(), sharing="").axes(tiling.pool)[-1]
     # Where an interpolated frame says so of itself: no frame of several runs is interpolated.
     wide = builder.text_width(text, _SMALL)
     x = max(builder.mark.x, builder.numbers_end + builder.px(28) + wide)

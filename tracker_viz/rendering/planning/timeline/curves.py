@@ -58,12 +58,12 @@ def names_between(builder: PlanBuilder) -> int:
 
 
 def _ends(builder: PlanBuilder) -> tuple[str, str]:
-    """Return (highest, lowest) value of the curves as they are written; empty where they are one
-    or none."""
+    """Return (highest, lowest) value of the curves as they are written; only the lowest, where
+    they lie, if they never change, and nothing where there are none."""
     values = _values_on_scale(builder)
     low, top = curve_range(values)
     if not low < top:
-        return "", ""
+        return "", short_number(low) if np.isfinite(low) else ""
     is_cut = float(values[np.isfinite(values)].max()) > top
     return ("≥" if is_cut else "") + short_number(top), short_number(low)
 
@@ -117,12 +117,13 @@ def _axis_labels(builder: PlanBuilder, plot: Box, *, has_curve: bool) -> None:
     x, px = plot.x - builder.px(12), builder.px
     ends = _ends(builder)
     middle = plot.y + plot.height / 2
-    has_ends = all(ends) and plot.height >= px(_ENDS_ONLY)
+    has_ends = any(ends) and plot.height >= px(_ENDS_ONLY)
     if has_ends:
         # Beside the lowest curves they stand out above and below, where nothing else is written.
         apart = max(plot.height / 2 - px(8), px(12))
         for text, y in zip(ends, (middle - apart, middle + apart), strict=True):
-            builder.text_left_of(x, text, y, _ENDS)
+            if text:
+                builder.text_left_of(x, text, y, _ENDS)
     if has_ends and plot.height < names_between(builder):
         x -= builder.widest(ends, _ENDS) + px(10)
     name = builder.fitted(builder.layout.metric, _NAME, x, bold=True)

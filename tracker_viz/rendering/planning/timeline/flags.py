@@ -11,10 +11,14 @@ from tracker_viz.rendering.plan import Box, Swatch, Timeline
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.theme import Theme
 
-_WORDS = 24.0
-# At 1080p, of the leaders from the words to the flags: their thickness, and the distance from one
-# to the next where they run beside each other.
-_LEADER, LEADERS_APART = 2, 5
+# At 1080p: size of the words, and the gap between those of two events; the smaller ones where the
+# words do not fit otherwise.
+_WORDS, _GAP = 24.0, 26
+_SMALL_WORDS, _SMALL_GAP = 20.0, 16
+# At 1080p, of the leaders from the words to the flags: their thickness, the distance from one to
+# the next where they run beside each other, and how far below all words they do: nearer, they
+# would underline the words of a neighbor.
+_LEADER, LEADERS_APART, LEADERS_BELOW = 2, 5, 8
 
 
 def event_color(event: Event, theme: Theme) -> str:
@@ -34,12 +38,16 @@ class Flag:
     text: str
     at: float
     wide: int
+    size: float
     x: float = 0.0
 
     @property
-    def nearest(self) -> float:
-        """Return where below the words their leader begins: as near to the event as they reach."""
-        return min(max(self.at, self.x), self.x + self.wide)
+    def begin(self) -> float:
+        """Return where below the words their leader begins: above the event, or in the middle of
+        the words, where nobody takes it for a neighbor's."""
+        if self.x <= self.at <= self.x + self.wide:
+            return self.at
+        return self.x + self.wide / 2
 
 
 def placed_flags(
@@ -48,25 +56,35 @@ def placed_flags(
     """Return the words of the events from left to right, in the longest form in which all of them
     fit; without the weakest where they do not, or where their leaders need more than
     ``most_levels`` heights."""
-    gap = builder.px(26)
     order = sorted(range(len(events)), key=lambda number: events[number].last_step)
-    flags: list[Flag] = []
-    for form in (_long_form, _middle_form, _short_form):
+    fewer: list[list[Flag]] = []
+    for form, size, between in _FORMS:
+        gap = builder.px(between)
         flags = []
         for number in order:
             text = form(events[number])
-            wide = builder.text_width(text, _WORDS)
+            wide = builder.text_width(text, size)
             at = line.x(events[number].last_step)
-            flags.append(Flag(number, events[number], text, at, wide))
+            flags.append(Flag(number, events[number], text, at, wide, size))
         if _spread(flags, line.box, gap) and max(leader_levels(flags), default=0) <= most_levels:
             return flags
-    return _most_telling(flags, line.box, gap, most_levels)
+        fewer.append(_most_telling(flags, line.box, gap, most_levels))
+    return max(fewer[-2:], key=len)
+
+
+def leaders_px(builder: PlanBuilder, flags: Sequence[Flag], room: int) -> int:
+    """Return the pixels between the words and the curves in which leaders run to the side: some
+    below all words, as far as ``room`` allows."""
+    if all(flag.begin == flag.at for flag in flags):
+        return 0
+    needed = builder.px(LEADERS_APART) * max(leader_levels(flags))
+    return needed + min(builder.px(LEADERS_BELOW), max(0, room - needed))
 
 
 def leader_levels(flags: Sequence[Flag]) -> list[int]:
     """Return at which height the leader of each of the words runs to its event, 0 the lowest: so
     that none crosses another."""
-    spans = [(flag.nearest, flag.at) for flag in flags]
+    spans = [(flag.begin, flag.at) for flag in flags]
     mirrored = [(-begin, -end) for begin, end in reversed(spans)]
     to_the_right, to_the_left = _rightward_levels(spans), _rightward_levels(mirrored)[::-1]
     return [max(levels) for levels in zip(to_the_right, to_the_left, strict=True)]
@@ -89,7 +107,7 @@ def _rightward_levels(spans: Sequence[tuple[float, float]]) -> list[int]:
 def write_flag(builder: PlanBuilder, flag: Flag, baseline: int) -> None:
     """Write the words of an event in its color."""
     color = event_color(flag.event, builder.theme)
-    builder.text(flag.text, flag.x, baseline, _WORDS, color)
+    builder.text(flag.text, flag.x, baseline, flag.size, color)
 
 
 def draw_leader(
@@ -98,9 +116,9 @@ def draw_leader(
     """Draw a line from the words of an event down to its flag."""
     px = builder.px
     color, wide = event_color(flag.event, builder.theme), px(_LEADER)
-    begin = round(flag.nearest)
+    begin = round(flag.begin)
     y = max(top, bottom - px(LEADERS_APART) * (level + 1))
-    if flag.nearest == flag.at:
+    if flag.begin == flag.at:
         begin = pole.x
     begin = min(max(begin, round(flag.x)), round(flag.x) + flag.wide - wide)
     left, right = sorted((begin, pole.x))
@@ -186,3 +204,12 @@ def _most_telling(flags: Sequence[Flag], box: Box, gap: int, most_levels: int) -
             kept = more
     _spread(kept, box, gap)
     return kept
+
+
+# The words of events from long to short, their size, and the gap between two.
+_FORMS = (
+    (_long_form, _WORDS, _GAP),
+    (_middle_form, _WORDS, _GAP),
+    (_short_form, _WORDS, _GAP),
+    (_short_form, _SMALL_WORDS, _SMALL_GAP),
+)

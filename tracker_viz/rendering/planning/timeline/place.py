@@ -14,8 +14,10 @@ from tracker_viz.rendering.planning.timeline.axis import label_axis, tick_captur
 from tracker_viz.rendering.planning.timeline.curves import name_px, names_between, place_curves
 from tracker_viz.rendering.planning.timeline.flags import (
     LEADERS_APART,
+    LEADERS_BELOW,
     draw_leader,
     leader_levels,
+    leaders_px,
     mark_events,
     placed_flags,
     write_flag,
@@ -36,17 +38,18 @@ def timeline(builder: PlanBuilder, area: Box, events: Sequence[Event]) -> None:
     # Between these is the height of the curves, which decides whether the ends of their scale stand
     # beside the name.
     highest = area.height - lanes - px(_BELOW) - px(_WORDS)
-    lowest = highest - px(LEADERS_APART) * len(events)
+    lowest = highest - px(LEADERS_BELOW) - px(LEADERS_APART) * len(events)
     left = _names_px(builder, is_low=lowest < names_between(builder))
     _, box = cut_left(cut_bottom(area, px(_BELOW))[0], left)
     plot, _ = cut_bottom(box, lanes)
     points = builder.subject.timing.points
     line = Timeline(box, plot, float(points[0]), float(points[-1]))
 
-    most_levels = max(0, highest - px(_LEAST_CURVE)) // px(LEADERS_APART)
+    for_leaders = max(0, highest - px(_LEAST_CURVE))
+    most_levels = for_leaders // px(LEADERS_APART)
     flags = placed_flags(builder, line, events, most_levels)
     levels = leader_levels(flags)
-    above = px(_WORDS) + px(LEADERS_APART) * max(levels, default=0) if events else px(_ABOVE)
+    above = px(_WORDS) + leaders_px(builder, flags, for_leaders) if events else px(_ABOVE)
     high = min(plot.height - above, px(300 if builder.is_narrow else 190))
     plot = top_at(plot, plot.bottom - high)
     line = replace(line, box=top_at(box, plot.y), plot=plot)
