@@ -41,6 +41,7 @@ def make_trainer(
     stop_at=None,
     tokenizer=None,
     batch_size=2,
+    logging_steps=1,
     **arguments,
 ):
     torch.manual_seed(0)
@@ -60,7 +61,7 @@ def make_trainer(
         output_dir=str(tmp_path / "out"),
         max_steps=STEPS,
         per_device_train_batch_size=batch_size,
-        logging_steps=1,
+        logging_steps=logging_steps,
         save_strategy="steps" if save_steps else "no",
         save_steps=save_steps or 1000,
         report_to=report_to,
@@ -99,6 +100,62 @@ def test_captures_land_in_the_run_that_the_trainer_opened(tmp_path):
     assert [capture.step for capture in captures] == [0, 2, 4, 6]
     assert captures[-1].metrics["loss"] == pytest.approx(4.16, abs=0.3)
     assert callback.watcher.recorder.schedule.total == STEPS
+
+
+@pytest.mark.parametrize(
+    ("options", "logged_at"),
+    [
+        ({"logging_steps": 2}, [2, 4, 6]),
+        ({"logging_steps": 2, "logging_first_step": True}, [1, 2, 4, 6]),
+        ({"logging_strategy": "epoch", "batch_size": 4}, [4, 6]),
+    ],
+)
+def test_a_capture_shows_the_loss_that_was_logged_at_its_step(tmp_path, options, logged_at, caplog):
+    callback = TrackerVizCallback(run="local", every=1)
+    weights = Weights()
+    trainer = make_trainer(tmp_path, [], callback, learning_rate=3e-2, **options)
+    trainer.add_callback(weights)
+    trainer.train()
+    logged = {line["step"]: line["loss"] for line in trainer.state.log_history if "loss" in line}
+    assert list(logged) == logged_at
+    shown = {}
+    for capture in tv.load_captures(callback.watcher.ref):
+        weight = capture.arrays["blocks.0.attn.w_q"]
+        assert weight == pytest.approx(weights.at[capture.step], abs=1e-3)
+        if "loss" in capture.metrics:
+            shown[capture.step] = capture.metrics["loss"]
+    assert min(step for step in shown if step) == logged_at[0]
+    assert {step: shown[step] for step in logged_at} == pytest.approx(logged)
+    assert "no loss" not in caplog.text
+
+
+def test_a_step_whose_loss_another_callback_kept_from_the_log_is_captured_too(tmp_path):
+    class LogsNothing(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_log = False
+
+    callback = TrackerVizCallback(run="local", every=2)
+    trainer = make_trainer(tmp_path, [], callback)
+    trainer.add_callback(LogsNothing())
+    trainer.train()
+    assert callback.watcher.captured_steps == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"logging_steps": 500}, "logs it every 500 steps (logging_steps), and training ends at"),
+        ({"logging_strategy": "no"}, "logs none (logging_strategy='no')"),
+    ],
+)
+def test_a_training_that_logs_no_loss_is_told_so_once_with_the_setting(
+    tmp_path, options, why, caplog
+):
+    callback = TrackerVizCallback(run="local", every=2)
+    make_trainer(tmp_path, [], callback, **options).train()
+    (line,) = [line for line in caplog.messages if "the film will show no loss" in line]
+    assert why in line
+    assert line.endswith("Set logging_steps=1 in TrainingArguments")
 
 
 @pytest.mark.parametrize("probe", [None, [[3, 5, 7, 9]]])

@@ -57,7 +57,14 @@ class Module(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), 1e-3)
 
 
-def fit(logger, callback, *, fail_at=None, ckpt_path=None, **options):
+class LogsLoss(Module):
+    def training_step(self, batch, index):
+        loss = super().training_step(batch, index)
+        self.log("train_loss", loss)
+        return loss
+
+
+def fit(logger, callback, *, fail_at=None, ckpt_path=None, module=None, **options):
     rows = torch.randint(40, (24, 17), generator=torch.Generator().manual_seed(0))
     options = {"max_epochs": 1, "enable_checkpointing": False, **options}
     trainer = pl.Trainer(
@@ -70,7 +77,9 @@ def fit(logger, callback, *, fail_at=None, ckpt_path=None, **options):
         **options,
     )
     trainer.fit(
-        Module(fail_at), torch.utils.data.DataLoader(rows, batch_size=2), ckpt_path=ckpt_path
+        module or Module(fail_at),
+        torch.utils.data.DataLoader(rows, batch_size=2),
+        ckpt_path=ckpt_path,
     )
     return trainer
 
@@ -88,6 +97,20 @@ def test_captures_land_in_the_loggers_run(tmp_path):
     # ln 40 = 3.69: what training_step returned, not its half that Lightning adds up
     assert all(capture.metrics["loss"] == pytest.approx(3.7, abs=0.2) for capture in captures)
     assert MlflowClient(uri).get_run(logger.run_id).info.status == "FINISHED"
+
+
+def test_a_capture_shows_the_loss_of_its_own_step(tmp_path):
+    logger = MLFlowLogger(tracking_uri=f"sqlite:///{tmp_path / 'other.db'}")
+    callback = TrackerVizCallback("decoder", run="local", every=1, max_overhead=float("inf"))
+    fit(logger, callback, max_steps=4, module=LogsLoss())
+    client = MlflowClient(logger._tracking_uri)
+    history = client.get_metric_history(logger.run_id, "train_loss")
+    captures = list(tv.load_captures(callback.watcher.ref))
+    # The logger counts the steps that were finished before a batch, and captures those after it.
+    logged = {point.step + 1: point.value for point in history}
+    shown = {capture.step: capture.metrics["loss"] for capture in captures[1:]}
+    assert list(shown) == [1, 2, 3, 4]
+    assert shown == pytest.approx(logged)
 
 
 def test_what_was_captured_before_training_failed_is_kept(tmp_path):

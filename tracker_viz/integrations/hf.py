@@ -38,6 +38,8 @@ class TrackerVizCallback(TrainerCallback):
         self.watch_options = watch_options
         self._recording = Recording()
         self._loss: float | None = None
+        # A step is finished that the watcher was not told of: the Trainer is about to log its loss.
+        self._is_step_waiting = False
 
     @property
     def watcher(self) -> Watcher | None:
@@ -54,7 +56,7 @@ class TrackerVizCallback(TrainerCallback):
         processing_class: Any = None,
         **_: Any,
     ) -> None:
-        self._loss = None
+        self._loss, self._is_step_waiting = None, False
         name = state.trial_name or args.run_name
         trial = state.trial_params or {}
         if trial:
@@ -71,6 +73,16 @@ class TrackerVizCallback(TrainerCallback):
         self._recording.begin(
             model, run=run, start_step=state.global_step, counts_from=1, **options
         )
+        if state.is_world_process_zero and self.watcher is not None:
+            _warn_without_loss(args, state)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        # The Trainer logs a step's loss after this event, and before anything changes the model.
+        self._is_step_waiting = True
+        if not _is_logged_next(args, state, control):
+            self._step(state)
 
     def on_log(
         self,
@@ -82,17 +94,15 @@ class TrackerVizCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         # The Trainer keeps each step's loss to itself, and logs the mean since the last log.
-        self._loss = (logs or {}).get("loss", self._loss)
+        if logs and "loss" in logs:
+            self._loss = logs["loss"]
+            self._step(state)
 
-    def on_step_end(
+    def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if self.watcher is None:
-            return
-        metrics = {} if self._loss is None else {"loss": self._loss}
-        self.watcher.step(
-            state.global_step, tokens_seen=state.num_input_tokens_seen or None, **metrics
-        )
+        # Another callback may have kept the Trainer from logging.
+        self._step(state)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -102,7 +112,46 @@ class TrackerVizCallback(TrainerCallback):
         if args.load_best_model_at_end and state.best_global_step != state.global_step:
             # The Trainer has loaded an earlier step's weights.
             self.watcher.forget_latest()
+        else:
+            self._step(state)
         self._recording.end()
+
+    def _step(self, state: TrainerState) -> None:
+        """Tell the watcher of the finished step, once."""
+        if self.watcher is None or not self._is_step_waiting:
+            return
+        self._is_step_waiting = False
+        metrics = {} if self._loss is None else {"loss": self._loss}
+        self.watcher.step(
+            state.global_step, tokens_seen=state.num_input_tokens_seen or None, **metrics
+        )
+
+
+def _is_logged_next(args: TrainingArguments, state: TrainerState, control: TrainerControl) -> bool:
+    """Return whether the Trainer logs the loss before the next step. Its own callback, which comes
+    before ours, decides that."""
+    if args.logging_strategy != "epoch":
+        return control.should_log
+    is_cut_short = control.should_epoch_stop or control.should_training_stop
+    return is_cut_short or (state.epoch is not None and float(state.epoch).is_integer())
+
+
+def _warn_without_loss(args: TrainingArguments, state: TrainerState) -> None:
+    """Say that the film will show no loss where the Trainer will log none."""
+    why = ""
+    if args.logging_strategy == "no":
+        why = "the Trainer logs none (logging_strategy='no')"
+    elif args.logging_strategy == "steps":
+        every = state.logging_steps
+        is_first_logged = args.logging_first_step and state.global_step == 0
+        next_log = every * (state.global_step // every + 1)
+        if next_log > state.max_steps and not is_first_logged:
+            why = (
+                f"the Trainer logs it every {every:g} steps (logging_steps), and training ends at "
+                f"step {state.max_steps}"
+            )
+    if why:
+        log.warning("the film will show no loss: %s. Set logging_steps=1 in TrainingArguments", why)
 
 
 def _reported_to(args: TrainingArguments, name: str | None, trial: Mapping[str, Any]) -> list[str]:
