@@ -29,7 +29,7 @@ LAYERS = [
     ["stored"],
     ["files", "types", "options"],
     ["plugins"],
-    ["errors", "cores", "commands", "progress"],
+    ["errors", "cores", "commands", "notice", "progress"],
     ["notebook"],
 ]
 
@@ -53,7 +53,7 @@ INNER_LAYERS = {
         ["routing", "signals"],
         ["discover"],
         ["attention", "weights"],
-        ["isolation", "notice", "probe", "tracing"],
+        ["isolation", "probe", "tracing"],
         ["distributed", "needs_torch", "offload", "spelling"],
     ],
     "trackers": [

@@ -164,6 +164,39 @@ def test_the_video_lands_in_the_same_run(watched):
     assert result.url
 
 
+def test_the_path_of_a_local_runs_video_is_in_the_runs_directory(watched, tmp_path):
+    assert tv.render(watched, progress=False).path == Path(watched.ref.path) / "overview.webm"
+    output = tmp_path / "here.webm"
+    assert tv.render(watched, output=output, progress=False).path == output
+
+
+def test_a_script_is_told_once_where_its_captures_and_its_video_are(caplog):
+    caplog.set_level("INFO", "tracker_viz")
+    watcher = watch(make_model(), spool="mine")
+    watcher.step(0)
+    watcher.close()
+    watcher.close()
+    directory = Path("mine").resolve()
+    command = f"tracker-viz render run=local:{directory}"
+    (line,) = [line for line in caplog.messages if "make the video with" in line]
+    assert line == f"2 captures are in local:{directory}; make the video with: {command}"
+
+    film = tv.render(watcher, progress=False)
+    (line,) = [line for line in caplog.messages if "watch it at" in line]
+    made = f"overview.webm, made of 2 captures of local:{directory}"
+    assert line == f"{made}: watch it at {film.path.as_uri()}"
+
+
+def test_a_script_that_renders_at_once_is_only_told_where_the_video_is(caplog):
+    caplog.set_level("INFO", "tracker_viz")
+    watcher = watch(make_model())
+    watcher.step(0)
+    tv.render(watcher, progress=False)
+    watcher.close()
+    assert "make the video with" not in caplog.text
+    assert caplog.text.count("watch it at") == 1
+
+
 def test_a_video_that_is_not_uploaded_lies_where_it_was_asked_for(watched, tmp_path):
     made = tv.render(
         str(watched.ref), video=SMALL, upload=False, output=tmp_path / "here.webm", progress=False

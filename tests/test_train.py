@@ -91,6 +91,8 @@ def test_the_whole_line_from_the_model_to_the_video(whole):
     assert video.read()[0]
     assert f"Watch it in the run: {run.url('overview.webm')}" in output
     assert the_command(output, "tracker-viz") == ["tracker-viz", "render", f"run={run.ref}"]
+    assert output.count(f"run={run.ref}") == 1
+    assert output.count(run.url("overview.webm")) == 1
 
 
 def test_captures_carry_the_losses_scores_and_the_probes_tokens(whole):

@@ -241,10 +241,10 @@ def test_the_governor_leaves_out_due_steps_and_says_so(caplog):
     assert captures[-1].step == 200
     assert 3 <= len(captures) <= 6
     assert governor.overhead <= 0.12
-    assert caplog.text.count(": skipping ") == 1  # once is enough
+    assert caplog.text.count(": steps are skipped ") == 1  # once is enough
     left_out = f"{len(captures)} captures ({201 - len(captures)} due steps left out) took "
     assert left_out in caplog.text
-    assert caplog.text.count("max_overhead is 10 % or free_s=0 s in all, whichever is more") == 2
+    assert caplog.text.count("10 % of the wall time (max_overhead)") == 2
 
 
 class Clocked(nn.Module):
@@ -314,8 +314,8 @@ def test_at_the_end_every_capture_is_accounted_for(caplog):
         recorder.close()
     assert len(captures) == 4
     assert (
-        "4 captures took 5.8 % of the wall time, 6.0 s (max_overhead is 2 % or free_s=30 s in "
-        "all, whichever is more)" in caplog.text
+        "4 captures took 6.0 s, within the 30 s that any run may use (free_s); 5.8 % of the wall "
+        "time" in caplog.text
     )
 
 
@@ -333,7 +333,23 @@ def test_steps_that_were_chosen_by_hand_are_kept_and_their_price_is_said_once(ca
     prices = [line for line in caplog.messages if "all chosen steps are captured" in line]
     assert len(prices) == 1
     assert "max_overhead=0.02 would skip some" in prices[0]
-    assert "21 captures took 45 % of the wall time, 80.0 s (no limit)" in caplog.text
+    assert "21 captures took 45 % of the wall time, 80.0 s; no limit" in caplog.text
+
+
+def test_what_captures_took_beyond_their_free_seconds_is_said_with_the_limit(caplog):
+    now = [0.0]
+    schedule = Schedule.at([100, 4000])
+    governor = Governor(schedule, CostLimit(), clock=lambda: now[0])
+    recorder, _ = recorded(Clocked(now, 20.0), schedule, governor=governor)
+    with caplog.at_level(logging.INFO, "tracker_viz.capture"):
+        for step in range(1, 4001):
+            now[0] += 1.0
+            recorder.step(step)
+        recorder.close()
+    assert (
+        "3 captures took 0.99 % of the wall time, 40.0 s; the limit is 2 % of the wall time "
+        "(max_overhead) or 30 s in all (free_s), whichever is more" in caplog.text
+    )
 
 
 # -- what ------------------------------------------------------------------------------------------

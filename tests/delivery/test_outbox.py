@@ -8,7 +8,9 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -355,6 +357,35 @@ def test_of_two_that_start_at_once_the_second_leaves_what_the_first_noted(
     outbox.submit(make_capture(0))
     assert outbox.close().complete
     assert steps_at(only_run(tmp_path / "there")) == [0]
+
+
+LEFT_OPEN = """
+    import sys
+    from tracker_viz.delivery import Destination, Outbox
+    from tracker_viz.trackers.testing import make_capture
+
+    there = [Destination("local", {"directory": each}) for each in sys.argv[2:]]
+    outbox = Outbox(sys.argv[1], there, name="a")
+    outbox.submit(make_capture(0))
+"""
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "command"),
+    [([], "tracker-viz render run=local:{spool}"), (["there"], "tracker-viz push spool={spool}")],
+)
+def test_a_program_that_ends_without_close_names_the_command_that_helps(
+    tmp_path, elsewhere, command
+):
+    spool = tmp_path / "spool"
+    program = [sys.executable, "-c", textwrap.dedent(LEFT_OPEN), spool]
+    done = subprocess.run(
+        [*program, *(tmp_path / each for each in elsewhere)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.rstrip().endswith(f"with: {command.format(spool=spool)}")
 
 
 def test_captures_can_be_listed_while_they_are_written_and_delivered(tmp_path, there):

@@ -147,7 +147,7 @@ def test_what_is_left_for_a_run_that_was_deleted_goes_into_a_new_one(
     assert ref != lost.ref
     run = MlflowRun(client, mlflow_store, client.get_run(ref.path), ours=False, ui_url=None)
     assert steps_at(run) == [1]
-    assert "1 captures were in the former run only" in caplog.text
+    assert "only the former run has 1 capture of this spool" in caplog.text
     assert push(tmp_path / "spool").complete, "and it stays there"
 
     artifacts = urlsplit(client.get_run(ref.path).info.artifact_uri).path
@@ -155,6 +155,28 @@ def test_what_is_left_for_a_run_that_was_deleted_goes_into_a_new_one(
     open(torn, "w").close()
     push(tmp_path / "spool")
     assert not os.path.exists(torn), "what a kill left is not shown among the artifacts"
+
+
+def test_a_spool_with_nothing_left_makes_no_run_and_says_where_its_captures_are(
+    tmp_path, mlflow_store, caplog
+):
+    client = mlflow.MlflowClient(mlflow_store)
+    destination = Destination("mlflow", {"tracking_uri": mlflow_store})
+    with Outbox(tmp_path / "spool", [destination], name="a") as outbox:
+        for step in range(2):
+            outbox.submit(make_capture(step))
+    (ref,) = outbox.refs
+    report = push(tmp_path / "spool", into="mlflow")
+    assert report.complete
+    assert [(delivery.ref, delivery.sent) for delivery in report.deliveries] == [(ref, 2)]
+    assert f"nothing is left to upload into mlflow: 2 captures went into {ref}" in caplog.text
+
+    client.delete_run(ref.path)
+    (delivery,) = push(tmp_path / "spool", into="mlflow").deliveries
+    assert delivery.refused
+    assert "Captures that were in it only are gone, too" in delivery.error
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    assert not client.search_runs(experiments), "no run was created instead"
 
 
 KILLED = """

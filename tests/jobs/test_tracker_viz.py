@@ -284,6 +284,21 @@ def test_a_misspelled_metric_among_many_is_told_in_a_short_line(tracker_viz, run
     assert len(result.err) < 600
 
 
+def test_push_of_a_spool_that_is_the_run_leads_to_its_video(tracker_viz, tmp_path):
+    with Outbox(tmp_path / "spool", name="local") as outbox:
+        outbox.submit(make_capture(0))
+    result = tracker_viz("push", f"spool={tmp_path}/spool")
+    assert result.code == 0
+    assert result.out.endswith(f"  tracker-viz render run=local:{tmp_path}/spool\n")
+
+
+def test_one_capture_is_named_in_the_singular(tracker_viz, tmp_path):
+    with Outbox(tmp_path / "spool", name="local") as outbox:
+        outbox.submit(make_capture(0))
+    result = tracker_viz("render", f"run={outbox.run.ref}", "layout=heads", "format=poster")
+    assert result.out.startswith("Made of 1 capture: ")
+
+
 def test_push_delivers_what_a_crashed_run_left(tracker_viz, tmp_path):
     outbox = Outbox(
         tmp_path / "spool",
@@ -299,6 +314,11 @@ def test_push_delivers_what_a_crashed_run_left(tracker_viz, tmp_path):
     result = tracker_viz("push", f"spool={tmp_path}/spool", "timeout_s=0.2")
     assert result.code == 1
     assert "2 still to go" in result.out
+    # Hydra logs to standard output.
+    lines = (result.out + result.err).splitlines()
+    assert sum("Not a directory" in line for line in lines) == 1, "why, once"
+    assert sum("tracker-viz push" in line for line in lines) == 1
+    assert len(lines) == 3
     in_the_way.unlink()
     result = tracker_viz("push", f"spool={tmp_path}/spool")
     assert result.code == 0, result.err

@@ -61,9 +61,11 @@ class CostLimit:
 
     def __str__(self) -> str:
         if self.max_overhead >= 1:
-            return "max_overhead is 1: no limit"
-        share = f"max_overhead is {100 * self.max_overhead:.3g} %"
-        return f"{share} or free_s={self.free_s:g} s in all, whichever is more"
+            return "no limit"
+        share = f"{100 * self.max_overhead:.3g} % of the wall time (max_overhead)"
+        if not self.free_s:
+            return share
+        return f"{share} or {self.free_s:g} s in all (free_s), whichever is more"
 
 
 class Governor:

@@ -22,10 +22,11 @@ from tracker_viz.capture.checks import whole
 from tracker_viz.capture.discover.model_info import summary
 from tracker_viz.capture.governor import CostLimit, Governor
 from tracker_viz.capture.loop_counter import LoopCounter
-from tracker_viz.capture.notice import say
 from tracker_viz.capture.probe import Probe, as_probe
 from tracker_viz.capture.schedule import Schedule
 from tracker_viz.errors import ConfigError
+from tracker_viz.notebook import count
+from tracker_viz.notice import say
 from tracker_viz.types import Capture
 
 log = logging.getLogger("tracker_viz.capture")
@@ -97,7 +98,7 @@ class Recorder:
             # Other processes of a sharded model take part, and keep nothing.
             self._held = first if camera.main else None
         if camera.main:
-            say(summary(camera.model_info))
+            say(summary(camera.model_info), log=log)
 
     @property
     def captured_steps(self) -> list[int]:
@@ -293,23 +294,20 @@ class Recorder:
         self._price_was_logged = True
 
         each_ms = 1000 * governor.spent_s / governor.n_captures
-        price = (
-            f"captures took {100 * governor.overhead:.1f} % of the wall time ({each_ms:.0f} "
-            "ms each)"
-        )
         if governor.limit is None:
             log.warning(
-                "%s, and all chosen steps are captured; max_overhead=%g would skip some",
-                price,
+                "captures took %.1f %% of the wall time (%.0f ms each), and all chosen steps are "
+                "captured; max_overhead=%g would skip some",
+                100 * governor.overhead,
+                each_ms,
                 CostLimit().max_overhead,
             )
         else:
             log.warning(
-                "%s; %s: skipping %d due steps, the next capture is at step %s; "
-                "this repeats while captures take that long",
-                price,
+                "a capture takes %.0f ms: steps are skipped to keep captures within %s; the next "
+                "one is at step %s",
+                each_ms,
                 governor.limit,
-                n_left_out,
                 due,
             )
 
@@ -317,15 +315,19 @@ class Recorder:
         if not self.camera.main or not self._n_handed_on:
             return
         governor = self.governor
-        left_out = ""
+        words = count(self._n_handed_on, "capture")
         if governor.n_left_out:
-            left_out = f" ({governor.n_left_out} due steps left out)"
-        limit = governor.limit or "no limit"
-        noun = "capture" if self._n_handed_on == 1 else "captures"
-        say(
-            f"{self._n_handed_on} {noun}{left_out} took {_percent(governor.overhead)} of the "
-            f"wall time, {governor.spent_s:.1f} s ({limit})"
-        )
+            words += f" ({count(governor.n_left_out, 'due step')} left out)"
+        limit, spent_s = governor.limit, governor.spent_s
+        share = f"{_percent(governor.overhead)} of the wall time"
+        if limit is None or limit.max_overhead >= 1:
+            spent = f"{share}, {spent_s:.1f} s; no limit"
+        elif spent_s <= limit.free_s:
+            free = f"the {limit.free_s:g} s that any run may use (free_s)"
+            spent = f"{spent_s:.1f} s, within {free}; {share}"
+        else:
+            spent = f"{share}, {spent_s:.1f} s; the limit is {limit}"
+        say(f"{words} took {spent}", log=log)
 
 
 def record(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tracker_viz.notebook import count
 from tracker_viz.types import RunRef
 
 
@@ -16,6 +17,7 @@ class DeliveryStatus:
         left: captures that wait in the spool for it.
         damaged: steps of which neither it nor the spool has a whole capture.
         error: why something is left, or what failed last; None when all is well.
+        is_error_logged: whether the log gives the error already.
         refused: whether the same again would fail for the same reason.
     """
 
@@ -27,13 +29,14 @@ class DeliveryStatus:
     damaged: tuple[int, ...]
     error: str | None
     refused: bool = False
+    is_error_logged: bool = False
 
     @property
     def complete(self) -> bool:
         return self.left == 0 and self.error is None
 
     def __repr__(self) -> str:
-        words = f"{self.name}, {self.sent} captures sent, {self.left} left"
+        words = f"{self.name}, {count(self.sent, 'capture')} sent, {self.left} left"
         if self.damaged:
             words += f", {len(self.damaged)} damaged"
         return f"DeliveryStatus({words})"

@@ -21,8 +21,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from tracker_viz import commands
 from tracker_viz.delivery.destinations import Destination, connected
-from tracker_viz.delivery.report import Progress, Report, close_all
+from tracker_viz.delivery.report import Progress, Report, close_all, warn_of_what_is_left
 from tracker_viz.delivery.spool import Spool
 from tracker_viz.delivery.spool_writer import QUEUE_BYTES, SpoolWriter
 from tracker_viz.delivery.uploader import Uploader
@@ -253,6 +254,7 @@ class Outbox:
                 lost=lost,
                 away_s=AWAY_PATIENCE_S,
             )
+            warn_of_what_is_left(self._report, self._spool)
         finally:
             if self._report is None:
                 # A second Ctrl-C, for example; what is left is for push.
@@ -278,6 +280,8 @@ class Outbox:
             )
 
     def _unfinished(self, lost: tuple[int, ...]) -> Report:
+        if not self._uploaders:
+            return Report((), lost, None)
         log.warning(
             "did not wait for the uploads; the rest is kept in %s. Upload it with: %s",
             self.directory,
@@ -344,6 +348,14 @@ def _drain_at_exit(outbox: weakref.ref[Outbox]) -> Callable[[], None]:
         if left is None or left.closed or left.in_fork:
             return
         left._writer.stop(left._max_stall_s)
+        if not left._uploaders:
+            log.warning(
+                "training ended without close(); its captures are kept in %s. Make the video "
+                "with: %s",
+                left.directory,
+                commands.render(left.run.ref, left.run.environment),
+            )
+            return
         log.warning(
             "training ended without close(); captures that were not uploaded are "
             "kept in %s. Upload them with: %s",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -9,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from tracker_viz.delivery.destinations import StoredDestination
-from tracker_viz.delivery.report import Progress, Report, close_all
+from tracker_viz.delivery.report import Progress, Report, close_all, warn_of_what_is_left
 from tracker_viz.delivery.spool import Spool
 from tracker_viz.delivery.uploader import Uploader
 from tracker_viz.errors import ConfigError
+from tracker_viz.notebook import count
+from tracker_viz.notice import is_result_printed
 from tracker_viz.trackers import connect, schemes
 from tracker_viz.types import RunRef
+
+log = logging.getLogger(__name__)
 
 PATIENCE_S = 60.0
 ANOTHER_PUSH_S = 24 * 3600.0
@@ -35,7 +40,8 @@ def push(
     Args:
         directory: the spool.
         into: a run, or a tracker in which to create a new one, if the spool's run was deleted or it
-            has none. It replaces the spool's run of the same tracker.
+            has none. It replaces the spool's run of the same tracker; not where the spool has no
+            captures left, which would leave an empty run.
         options: tracker -> options that the spool lacks, or that have changed (a new address, ...).
         timeout_s: give up after this many seconds; None: continue while there is progress.
         patience_s: give up if nothing was delivered for this many seconds.
@@ -54,7 +60,7 @@ def push(
     # The journals are read with the lock held: another push may just have finished the work.
     lock = spool.lock("push", wait_s=wait_s)
     try:
-        if wanted is not None:
+        if wanted is not None and _has_captures(spool, wanted):
             spool.create(name=spool.directory.name, config={}, tags={})
             spool.redirect(wanted)
         uploaders = [_uploader(spool, each, options or {}) for each in spool.destinations()]
@@ -67,7 +73,7 @@ def push(
 
         patient = timeout_s is None
         deadline = time.monotonic() + (patience_s if timeout_s is None else timeout_s)
-        return close_all(
+        report = close_all(
             spool,
             uploaders,
             state,
@@ -75,6 +81,9 @@ def push(
             progress,
             patience_s=patience_s if patient else None,
         )
+        if not is_result_printed():
+            warn_of_what_is_left(report, spool)
+        return report
     finally:
         lock.release()
 
@@ -103,10 +112,26 @@ def _check_spool(spool: Spool, wanted: StoredDestination | None) -> None:
         )
     if wanted is None and n_captures and "destinations" not in spool.description():
         raise ConfigError(
-            f"{spool.directory} has {n_captures} captures and does not say where they go: its "
-            "run.json was lost. Send them into a new run with: "
+            f"{spool.directory} has {count(n_captures, 'capture')} and does not say where they "
+            "go: its run.json was lost. Send them into a new run with: "
             f"{spool.push_into_command('mlflow')} (or wandb, or mlflow:<run_id>, ...)"
         )
+
+
+def _has_captures(spool: Spool, wanted: StoredDestination) -> bool:
+    """Return whether the spool has captures for ``wanted``; where it has none, say where they
+    went."""
+    if spool.run.list_captures():
+        return True
+    went = "the spool holds no captures"
+    parts = []
+    for each in spool.destinations():
+        if n_sent := len(spool.journal(each.name).captures):
+            parts.append(f"{count(n_sent, 'capture')} went into {each.ref}")
+    if parts:
+        went = ", ".join(parts)
+    log.warning("nothing is left to upload into %s: %s", wanted.ref or wanted.scheme, went)
+    return False
 
 
 def checked_wait(timeout_s: float) -> float:

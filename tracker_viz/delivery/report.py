@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from tracker_viz.delivery.delivery_status import DeliveryStatus
 from tracker_viz.delivery.spool import Spool
 from tracker_viz.delivery.uploader import Uploader
+from tracker_viz.notebook import count
 from tracker_viz.trackers import RunState
 
 log = logging.getLogger(__name__)
@@ -91,13 +92,9 @@ def close_all(
     unfinished = [uploader for uploader in unfinished if not uploader.join(0)]
 
     report = Report(tuple(uploader.status() for uploader in uploaders), lost, None)
-    left = [status for status in report.deliveries if not status.complete]
-    if not left and not unfinished:
+    if all(status.complete for status in report.deliveries) and not unfinished:
         spool.make_room()
         return report
-    for status in left:
-        _warn_about(status)
-    log.warning("they are kept in %s; finish with: %s", spool.directory, spool.push_command)
     return replace(report, command=spool.push_command)
 
 
@@ -130,8 +127,18 @@ def _wait(
     return waiting
 
 
+def warn_of_what_is_left(report: Report, spool: Spool) -> None:
+    """Log what has not reached its destination, why, and the command that finishes the upload."""
+    if report.command is None:
+        return
+    for status in report.deliveries:
+        if not status.complete:
+            _warn_about(status)
+    log.warning("they are kept in %s; finish with: %s", spool.directory, report.command)
+
+
 def _warn_about(status: DeliveryStatus) -> None:
     what = "the end of the run has"
     if status.left:
-        what = f"{status.left} captures have"
+        what = f"{count(status.left, 'capture')} {'has' if status.left == 1 else 'have'}"
     log.warning("%s not reached %s (%s)", what, status.name, status.error or "out of time")

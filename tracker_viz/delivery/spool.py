@@ -17,6 +17,7 @@ Written by the outbox and by ``push``; nothing here talks to a tracker.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import logging
@@ -39,6 +40,7 @@ from tracker_viz.delivery.points import log_left_out
 from tracker_viz.delivery.taps import link_to_taps, remove_dead_taps
 from tracker_viz.errors import ConfigError
 from tracker_viz.files import read_json, remove_torn, user_path, write_atomically, write_json
+from tracker_viz.notebook import count
 from tracker_viz.stored import SummaryFile, TableFile
 from tracker_viz.trackers import (
     Cell,
@@ -292,7 +294,8 @@ class Spool:
         here = set(self.run.list_captures())
         n_gone = sum(ref not in here for ref in self.journal(name).captures.values())
         if n_gone:
-            log.warning("%d captures were in the former run only, and stay there", n_gone)
+            captures = count(n_gone, "capture")
+            log.warning("only the former run has %s of this spool, which it keeps", captures)
         if journal.exists():
             journal.rename(aside)
         self._journals.pop(name, None)
@@ -371,3 +374,11 @@ class Spool:
     def push_into_command(self, into: str) -> str:
         """Return the command that sends what is left into another run."""
         return commands.push(self.directory, into=into)
+
+    def way_out_without_run(self, scheme: str) -> str:
+        """Say what can be done where the run of a tracker is gone."""
+        # A disk that is away may have captures.
+        with contextlib.suppress(OSError):
+            if not self.run.list_captures():
+                return "Captures that were in it only are gone, too: the spool has none left"
+        return f"To send what is left into a new run: {self.push_into_command(scheme)}"

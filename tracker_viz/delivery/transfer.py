@@ -26,6 +26,7 @@ from tracker_viz.errors import (
     TransientTrackerError,
 )
 from tracker_viz.metrics import shown_summary
+from tracker_viz.notebook import count
 from tracker_viz.trackers import (
     Run,
     RunConfig,
@@ -191,7 +192,8 @@ class Transfer:
         enqueued = set(map(capture_step, self.journal.enqueued))
         again = [point for point in points if point.step in enqueued]
         if again:
-            log.info("%d chart points are sent again to %s", len(again), self.destination.name)
+            points_again = count(len(again), "chart point")
+            log.info("sending %s again to %s", points_again, self.destination.name)
             run.log_metrics([point for point in again if point.values])
 
     def join_sweep(self, run: Run) -> None:
@@ -321,10 +323,10 @@ class Transfer:
                 self.journal.note_metrics(waiting)
             return
         log.info(
-            "%d chart points are queued in the client of %s, which sends them "
-            "before the run ends; if it is killed first, run: %s",
-            len(waiting),
+            "the client of %s queues %s, to be sent before the run ends; if it is killed first, "
+            "run: %s",
             self.destination.name,
+            count(len(waiting), "chart point"),
             self._spool.push_command,
         )
 

@@ -109,6 +109,7 @@ class Uploader:
         self._changed = threading.Condition()
         self._state = State.STARTING
         self._error: Exception | None = None
+        self._is_error_logged = False
         self._backlog = Backlog()
         self._compared = False
         self._ending: _Ending | None = None
@@ -200,7 +201,9 @@ class Uploader:
         run, ref = self.run, self._transfer.destination.ref
         url = run.url() if run else None
         sent = len(self._transfer.journal.captures)
-        return DeliveryStatus(self.name, ref, url, sent, left, damaged, error, refused)
+        return DeliveryStatus(
+            self.name, ref, url, sent, left, damaged, error, refused, self._is_error_logged
+        )
 
     # -- the thread --------------------------------------------------------------------------------
 
@@ -289,6 +292,7 @@ class Uploader:
         """Go from STARTING or UPLOADING to AWAY, with a warning the first time."""
         with self._changed:
             was_well = self._error is None
+            self._is_error_logged = True
             self._error = error
             if self._state in ACTIVE:
                 self._state = State.AWAY
@@ -305,6 +309,7 @@ class Uploader:
         """Go from AWAY to UPLOADING."""
         with self._changed:
             error, self._error = self._error, None
+            self._is_error_logged = False
             if self._state is State.AWAY:
                 self._state = State.UPLOADING
         if error is not None:
@@ -327,14 +332,14 @@ class Uploader:
         """Go to FAILED. The error is logged, except during the start: there ``wait_started`` raises
         it."""
         if isinstance(error, RunNotFoundError) and self._transfer.destination.ref:
-            scheme = self._transfer.destination.scheme
-            command = self._spool.push_into_command(scheme)
-            error = RunNotFoundError(f"{error}. To send what is left into a new run: {command}")
+            way_out = self._spool.way_out_without_run(self._transfer.destination.scheme)
+            error = RunNotFoundError(f"{error}. {way_out}")
         with self._changed:
             before = self._state
             if before not in ACTIVE:
                 return
             self._state, self._error = State.FAILED, error
+            self._is_error_logged = before is not State.STARTING
             self._changed.notify_all()
         if before is not State.STARTING:
             log.error(

@@ -14,6 +14,7 @@ from typing import Any
 from tracker_viz import trackers
 from tracker_viz.delivery import Destination
 from tracker_viz.errors import RunTakenError, TrackerError, TrackerVizError
+from tracker_viz.notice import results_printed
 from tracker_viz.pipeline import Watcher, new_directory, watch
 from tracker_viz.trackers import Run
 from tracker_viz.types import RunRef
@@ -82,7 +83,9 @@ class Recording:
             return
         # Trainers say nothing when a training fails, and the model may no longer be what failed.
         earlier.forget_latest()
-        earlier.close("failed", timeout_s=EARLIER_TIMEOUT_S)
+        with results_printed():
+            # Its captures do not stay where they are.
+            earlier.close("failed", timeout_s=EARLIER_TIMEOUT_S)
         if starts_over and earlier.outbox is not None:
             self._taken |= _clear(earlier.outbox.joined_runs)
             if keeps_spool:

@@ -34,6 +34,7 @@ from tracker_viz.errors import ConfigError, TrackerVizError
 from tracker_viz.jobs.settings.config import AnySettings, store_config, typed, with_files_as_options
 from tracker_viz.jobs.settings.explain import explain
 from tracker_viz.jobs.settings.help import help_text
+from tracker_viz.notice import results_printed
 
 OUR_CONF = "pkg://tracker_viz.conf"
 # A job without groups may use their names as keys, as backfill uses model=.
@@ -74,7 +75,8 @@ def application(
         @functools.wraps(task)
         def job(cfg: DictConfig) -> Any:
             try:
-                return task(typed(settings, cfg))
+                with results_printed():
+                    return task(typed(settings, cfg))
             except (*_WRONG_CONFIG, TrackerVizError) as error:
                 if HydraConfig.get().mode is RunMode.MULTIRUN:
                     raise _of_one_job(error) from error

@@ -11,6 +11,7 @@ from tracker_viz.jobs.application import application
 from tracker_viz.jobs.builders import build_model
 from tracker_viz.jobs.report import print_delivery
 from tracker_viz.jobs.settings.config import Settings
+from tracker_viz.notebook import count
 from tracker_viz.types import RunRef
 
 
@@ -64,7 +65,7 @@ def main(settings: BackfillSettings) -> None:
     steps = ": the run holds all of them"
     if done.steps:
         steps = f", steps {done.steps[0]} to {done.steps[-1]}"
-    print(f"Captured {len(done.steps)} checkpoints{steps}")
+    print(f"Captured {count(len(done.steps), 'checkpoint')}{steps}")
     print_delivery(done.report)
     for run in done.runs:
         print(f"To make its video, from any directory:\n  {pipeline.render_command(run)}")

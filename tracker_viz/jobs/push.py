@@ -6,12 +6,14 @@ from typing import Any
 
 from pydantic import Field
 
-from tracker_viz import pipeline
+from tracker_viz import commands, pipeline
 from tracker_viz.errors import TrackerError, TransientTrackerError
+from tracker_viz.files import user_path
 from tracker_viz.jobs.application import application
-from tracker_viz.jobs.report import print_delivery
+from tracker_viz.jobs.report import print_destinations
 from tracker_viz.jobs.settings.config import Settings
 from tracker_viz.progress import progress_bar
+from tracker_viz.types import RunRef
 
 
 class PushSettings(Settings):
@@ -44,15 +46,20 @@ def main(settings: PushSettings) -> None:
             timeout_s=settings.timeout_s,
             progress=advance,
         )
-    print_delivery(report)
-    if any(delivery.refused for delivery in report.deliveries):
+    print_destinations(report)
+    refused = [delivery for delivery in report.deliveries if delivery.refused]
+    if refused and not any(delivery.left for delivery in report.deliveries):
+        raise TrackerError("nothing is left in the spool that another run could get")
+    if refused:
         raise TrackerError(
             "not everything could be uploaded, and retrying would not help: see "
             "above for the fix. The captures are kept in the spool"
         )
     if report.command:
-        raise TransientTrackerError(
-            "not everything could be uploaded; nothing is lost, try again later"
-        )
+        raise TransientTrackerError(f"nothing is lost; try again later with: {report.command}")
     if not report.deliveries:
-        print("This spool is the run itself; into=<run> also uploads its captures to a tracker.")
+        ref = RunRef("local", str(user_path(settings.spool)))
+        print(
+            "This spool is the run itself; into=<run> also uploads its captures to a tracker. To "
+            f"make the video of it:\n  {commands.render(ref, {})}"
+        )

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from tracker_viz import commands
+from tracker_viz import commands, notebook
 from tracker_viz.delivery import Report
 from tracker_viz.pipeline import Picture, RenderResult, SweepResult
 from tracker_viz.trackers import Run
@@ -15,7 +15,8 @@ from tracker_viz.trackers import Run
 def print_rendered(result: RenderResult) -> None:
     """Print the pictures of a run and the link to the first of them."""
     first, *others = result.pictures
-    print(f"Made of {result.n_captures} captures: {first.path} ({_extent(first)})")
+    captures = notebook.count(result.n_captures, "capture")
+    print(f"Made of {captures}: {first.path} ({_extent(first)})")
     if others:
         names = [f"{each.path.name} ({_extent(each)})" for each in others]
         print(f"Beside it: {', '.join(names)}")
@@ -37,7 +38,8 @@ def print_version(result: RenderResult) -> None:
     """Print one line for a version of a film that goes on."""
     first = result.pictures[0]
     place = first.uploads[0].url if first.uploads else first.path
-    print(f"{result.n_captures} captures ({_extent(first)}): {place}", flush=True)
+    captures = notebook.count(result.n_captures, "capture")
+    print(f"{captures} ({_extent(first)}): {place}", flush=True)
 
 
 def print_rendered_sweep(result: SweepResult) -> None:
@@ -47,7 +49,8 @@ def print_rendered_sweep(result: SweepResult) -> None:
         first = rendered.pictures[0]
         details = [_extent(first)]
         if rendered.missing_steps:
-            details.append(f"{len(rendered.missing_steps)} captures could not be pulled")
+            missing = notebook.count(len(rendered.missing_steps), "capture")
+            details.append(f"{missing} could not be pulled")
         details += [picture.notice for picture in rendered.pictures if picture.notice]
         print(f"{ref}: {rendered.url or first.path} ({'; '.join(details)})")
         commands |= {upload.ui_command for upload in first.uploads if upload.ui_command}
@@ -71,11 +74,26 @@ def print_delivery(report: Report | None) -> None:
     on a process that records nothing, prints nothing."""
     if report is None:
         return
+    print_destinations(report)
+    if report.command:
+        print(f"To upload what is left:\n  {report.command}")
+
+
+def print_destinations(report: Report) -> None:
+    """Print the runs that got the captures, and what could not be sent."""
     for delivery in report.deliveries:
+        place = delivery.ref or delivery.name
+        if delivery.refused and not delivery.left:
+            print(f"{delivery.name}: {delivery.error}")
+            continue
         state = "all of them"
         if not delivery.complete:
-            state = f"{delivery.left} still to go ({delivery.error or 'no answer in time'})"
-        print(f"Captures in {delivery.ref or delivery.name}: {delivery.sent}, {state}")
+            state = "all of them, and the end of the run is still to go"
+            if delivery.left:
+                state = f"{delivery.left} still to go"
+            if not delivery.is_error_logged:
+                state += f" ({delivery.error or 'no answer in time'})"
+        print(f"Captures in {place}: {delivery.sent}, {state}")
         if delivery.damaged:
             print(
                 "Steps whose captures are damaged both in the run and here: "
@@ -86,8 +104,6 @@ def print_delivery(report: Report | None) -> None:
             "Steps whose captures could not be written to the disk: "
             f"{', '.join(map(str, report.lost))}"
         )
-    if report.command:
-        print(f"To upload what is left:\n  {report.command}")
 
 
 def aligned_table(rows: Sequence[Sequence[str]], *, text_columns: Container[int]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tracker_viz.notebook import count
 from tracker_viz.types import Capture
 
 Floats = NDArray[np.float32]
@@ -71,7 +72,7 @@ class ScoreSeries:
 
     def __repr__(self) -> str:
         blocks, heads = self.shape
-        return f"ScoreSeries({self.n_captures} captures, {blocks} x {heads} heads)"
+        return f"ScoreSeries({count(self.n_captures, 'capture')}, {blocks} x {heads} heads)"
 
     @property
     def n_captures(self) -> int:

@@ -18,6 +18,7 @@ from tracker_viz.comparison import (
     in_order_of_settings,
 )
 from tracker_viz.errors import ConfigError
+from tracker_viz.notebook import count
 from tracker_viz.pipeline.comparing.comparison_files import NAME
 from tracker_viz.pipeline.comparing.comparison_results import Places, put_results, write_results
 from tracker_viz.pipeline.comparing.conclusions import conclude
@@ -242,8 +243,8 @@ def _read_runs(
         refs = parent.children()
         if len(refs) < 2:
             raise ConfigError(
-                f"{parent.ref} has {len(refs)} runs below it; a comparison needs at least two: is "
-                "it the parent run of a sweep?"
+                f"{parent.ref} has {count(len(refs), 'run')} below it; a comparison needs at "
+                "least two: is it the parent run of a sweep?"
             )
     scored, notes = score_runs(
         refs,

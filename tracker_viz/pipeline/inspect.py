@@ -94,7 +94,8 @@ class Inspection:
     def __repr__(self) -> str:
         name = self.model.get("name", "model")
         cost = f"{self.cost.megabytes:.1f} MB and {1000 * self.cost.training_s:.0f} ms a capture"
-        return f"Inspection({name}: {len(self.blocks)} blocks, {cost}; print it for all findings)"
+        blocks = notebook.count(len(self.blocks), "block")
+        return f"Inspection({name}: {blocks}, {cost}; print it for all findings)"
 
     def _repr_html_(self) -> str:
         """Show the findings in a notebook, as ``print`` does."""
@@ -268,7 +269,8 @@ def _model_lines(found: Inspection) -> list[str]:
             names = f"{first.name} to {last.name.rpartition('.')[2]}"
         heads = "no attention"
         if first.n_heads:
-            heads = f"{first.n_heads} heads, {first.n_kv_heads} key/value heads"
+            n_kv_heads = notebook.count(first.n_kv_heads, "key/value head")
+            heads = f"{notebook.count(first.n_heads, 'head')}, {n_kv_heads}"
         lines.append(f"{names}: {heads}")
         width = max(map(len, first.projections), default=0)
         lines += [f"  {name:<{width}}  {source}" for name, source in first.projections.items()]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from tracker_viz.pipeline.options import (
     VideoOptions,
 )
 from tracker_viz.pipeline.results.delivering import Picture, put_pictures
+from tracker_viz.pipeline.results.result_lines import say_where_pictures_are
 from tracker_viz.pipeline.results.verified import stored_results
 from tracker_viz.pipeline.showing import picture_markup
 from tracker_viz.progress import progress_bar
@@ -52,7 +53,8 @@ class RenderResult:
 
     @property
     def path(self) -> Path:
-        """The first picture's file on this machine."""
+        """The first picture's file on this machine: in the directory of a ``local:`` run, else in
+        the cache, or where ``output`` names it."""
         if not self.pictures:
             raise RenderError("there is no picture: this process recorded nothing")
         return self.pictures[0].path
@@ -86,7 +88,8 @@ class RenderResult:
         shown = picture_markup(first.path, url=self.url, notice=first.notice)
         gaps = ""
         if self.missing_steps:
-            gaps = f"{len(self.missing_steps)} captures could not be pulled"
+            missing = notebook.count(len(self.missing_steps), "capture")
+            gaps = f"{missing} could not be pulled"
         rest = [
             f"{notebook.text(other.format)}: <code>{notebook.text(other.path)}</code>"
             for other in others
@@ -184,7 +187,15 @@ def render(
             is_whole_run=options.steps is None,
             n_key_frames=options.video.key_frames,
         )
+        if options.output is None:
+            pictures = [_in_run(opened, each) for each in pictures]
+    say_where_pictures_are(opened.ref, pictures, len(series))
     return RenderResult(tuple(pictures), len(series), series.missing_steps)
+
+
+def _in_run(run: Run, picture: Picture) -> Picture:
+    """Return ``picture`` with the path that it has in the run, where that is on this machine."""
+    return replace(picture, path=run.local_path(picture.path.name) or picture.path)
 
 
 def _series(pulled: Pulled, title: str, *, is_part: bool) -> Series:

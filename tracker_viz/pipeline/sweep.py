@@ -17,6 +17,7 @@ from typing import Any
 from tracker_viz import notebook
 from tracker_viz.cores import usable_cores
 from tracker_viz.errors import ConfigError, RenderError, TrackerVizError
+from tracker_viz.notice import results_printed
 from tracker_viz.pipeline.load import TrackerOptions, open_run
 from tracker_viz.pipeline.options import DEFAULT_THEME, ThemeName, VideoOptions
 from tracker_viz.pipeline.render import RenderResult, render
@@ -44,7 +45,8 @@ class SweepResult:
     in_step: str | None
 
     def __repr__(self) -> str:
-        return f"SweepResult({len(self.rendered)} runs rendered, {len(self.failed)} failed)"
+        rendered = notebook.count(len(self.rendered), "run")
+        return f"SweepResult({rendered} rendered, {len(self.failed)} failed)"
 
     def _repr_html_(self) -> str:
         """List in a notebook where the films are, and why a run has none."""
@@ -106,7 +108,7 @@ def render_sweep(
     cores = chosen.workers or usable_cores()
     n_processes = min(cores, len(refs))
     render_one = partial(
-        render,
+        _render_quietly,
         video=chosen.model_copy(update={"workers": cores // n_processes}),
         upload=upload,
         theme=theme,
@@ -131,6 +133,12 @@ def render_sweep(
     if upload:
         page = put_sweep_page(parent.ref, theme=theme, tracker_options=tracker_options)
     return SweepResult(rendered, failed, page)
+
+
+def _render_quietly(ref: RunRef, **options: Any) -> RenderResult:
+    """Render a run, in a process of its own; the result says where it is."""
+    with results_printed():
+        return render(ref, **options)
 
 
 def _render_all(

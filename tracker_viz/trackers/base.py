@@ -152,6 +152,11 @@ class Run(ABC):
                 ``checked_artifact``.
         """
 
+    def local_path(self, artifact: str) -> Path | None:
+        """Return the path of a file of the run on this machine; None (the default) where the
+        tracker keeps it elsewhere."""
+        return None
+
     def put_video(self, video: Path, *, layout: str, last_step: int) -> str:
         """Store a video where this tracker's UI plays it, under a name that is the same in every
         run, and return its UI link.

@@ -226,6 +226,9 @@ class LocalRun(FileRun):
             path /= checked_artifact(artifact)
         return path.as_uri()
 
+    def local_path(self, artifact: str) -> Path | None:
+        return self.directory / checked_artifact(artifact)
+
     # -- writing -----------------------------------------------------------------------------------
 
     def put_captures(self, captures: Sequence[CapturePath]) -> None:

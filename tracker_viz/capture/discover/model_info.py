@@ -19,6 +19,7 @@ from tracker_viz.capture.distributed import wrapped_to_shard
 from tracker_viz.capture.weights.adapters import inside_wrapper, kinds
 from tracker_viz.capture.weights.gathering import Gatherer
 from tracker_viz.capture.weights.matrices import Projection
+from tracker_viz.notebook import count
 
 # Weights that the line for a person leaves out: single experts, adapters' own matrices.
 _BESIDE = re.compile(r"\.(experts|lora_[ab])(\.|$)")
@@ -155,7 +156,7 @@ def summary(description: dict[str, Any]) -> str:
     """Return one line for a person."""
     found = description["found"]
     first, *others = found["blocks"]
-    blocks = f"{1 + len(others)} blocks ({first})"
+    blocks = f"1 block ({first})"
     if others:
         blocks = f"{1 + len(others)} blocks ({first} .. {others[-1].rpartition('.')[2]})"
     n_attending = len(found["attending"])
@@ -164,12 +165,12 @@ def summary(description: dict[str, Any]) -> str:
     by = found["attention"]
     if "mixing" in found:
         n_mixing = len(found["mixing"])
-        by = [*by, f"mixing maps of {n_mixing} blocks"]
+        by = [*by, f"mixing maps of {count(n_mixing, 'block')}"]
     weights = [name for name in found["projections"] if not _BESIDE.search(name)]
     name = " + ".join([description["name"], *description.get("adapters", ())])
     line = (
-        f"{name}: {blocks}, {description['n_heads']} heads, "
-        f"{description['n_kv_heads']} key/value heads, attention by "
+        f"{name}: {blocks}, {count(description['n_heads'], 'head')}, "
+        f"{count(description['n_kv_heads'], 'key/value head')}, attention by "
         f"{' and '.join(by)}; weights: {', '.join(weights) or 'none'}"
     )
     if "routers" in description:

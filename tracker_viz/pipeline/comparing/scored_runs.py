@@ -111,7 +111,7 @@ def _scored(
         probe, rows = header.probe, header.labels.get("probe", ())
     if not captures:
         raise TrackerError(
-            f"none of the {len(listed)} captures of {run.ref} could be pulled: "
+            f"none of the captures of {run.ref} could be pulled: "
             f"{next(iter(pulled.damaged.values()))}"
         )
     series = score_series(captures)

@@ -17,6 +17,7 @@ from tracker_viz.pipeline.recording.outbox import close_outbox
 from tracker_viz.pipeline.recording.preview import Preview
 from tracker_viz.pipeline.recording.signals import USUAL, FlushOnSignals
 from tracker_viz.pipeline.render import RenderResult, render
+from tracker_viz.pipeline.results.result_lines import say_where_captures_are
 from tracker_viz.pipeline.scoring import Scores
 from tracker_viz.pipeline.showing import TrainingView
 from tracker_viz.trackers import Run, RunState, state_after
@@ -24,6 +25,8 @@ from tracker_viz.types import RunRef
 
 if TYPE_CHECKING:
     from tracker_viz.capture import Recorder
+
+CLOSE_TIMEOUT_S = 120.0
 
 
 class Watcher:
@@ -135,7 +138,11 @@ class Watcher:
             self.recorder.forget_latest()
 
     def close(
-        self, state: RunState = "finished", *, timeout_s: float = 120.0, progress: bool = True
+        self,
+        state: RunState = "finished",
+        *,
+        timeout_s: float = CLOSE_TIMEOUT_S,
+        progress: bool = True,
     ) -> Report | None:
         """Capture the last step, upload what is left, and end the runs that were created here. A
         tracker's failure never raises. It is safe to repeat.
@@ -148,6 +155,13 @@ class Watcher:
             The outcome of the delivery; None on processes that record nothing, such as forks of
             this one.
         """
+        was_open = self.is_open
+        report = self._close(state, timeout_s, progress)
+        if self.outbox is not None and report is not None and was_open:
+            say_where_captures_are(self.outbox, report)
+        return report
+
+    def _close(self, state: RunState, timeout_s: float, progress: bool) -> Report | None:
         if self.outbox is not None and self.outbox.in_fork:
             return None
         report = None
@@ -203,7 +217,7 @@ class Watcher:
             TrackerError: no run holds every capture; the error gives the commands that finish the
                 upload.
         """
-        report = self.close()
+        report = self._close("finished", CLOSE_TIMEOUT_S, progress=True)
         whole = self.whole_runs()
         if self.outbox is not None and report is not None and not whole:
             raise TrackerError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tracker_viz.errors import RunActiveError, TrackerError, TransientTrackerError
 from tracker_viz.files import temporary_directory
 from tracker_viz.metrics import HEAD_PREFIX, SD_PREFIX, event_table, head_table, score_series
+from tracker_viz.notebook import count
 from tracker_viz.pipeline.results.in_step import timeline_artifact, timeline_text
 from tracker_viz.pipeline.results.verified import put_head_table, write_csv
 from tracker_viz.trackers import Run
@@ -54,7 +55,8 @@ class Picture:
     uploads: tuple[Upload, ...] = ()
 
     def __repr__(self) -> str:
-        return f"Picture({self.format!r}, {str(self.path)!r}, {len(self.uploads)} uploads)"
+        uploads = count(len(self.uploads), "upload")
+        return f"Picture({self.format!r}, {str(self.path)!r}, {uploads})"
 
 
 def put_pictures(

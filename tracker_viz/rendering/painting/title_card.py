@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tracker_viz.metrics import role_label
+from tracker_viz.notebook import count
 from tracker_viz.rendering.painting.cells import ColorTable, frame_around
 from tracker_viz.rendering.painting.template import words_alone
 from tracker_viz.rendering.plan import Box, Heatmap, Label, Plan
@@ -142,7 +143,7 @@ def _words(plan: Plan, series: Series, page: _Page, *, with_key: bool) -> tuple[
     labels.append(Label(model, left, y, fitted_px(model, 30 * page.unit, room), theme.dim))
 
     y += px(78)
-    sentence = plan.story.summary or f"{len(series)} captures of its training"
+    sentence = plan.story.summary or f"{count(len(series), 'capture')} of its training"
     for line in _wrapped(sentence, _SENTENCE * page.unit, room)[:4]:
         labels.append(Label(line, left, y, _SENTENCE * page.unit, theme.text))
         y += px(52)
