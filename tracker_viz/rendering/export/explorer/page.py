@@ -168,15 +168,15 @@ def _ablations(series: Series) -> dict[str, str]:
     """Return what the page says of the heads that ``verify`` found to be needed."""
     if series.ablations is None:
         return {}
-    said = {}
+    texts = {}
     for (head, *others), rise in series.ablations.rises.items():
         if not others:
             [name] = _names([head])
-            said[name] = (
+            texts[name] = (
                 f"without it the loss rises by {rise:.2f} nats "
                 f"(ablation at step {series.ablations.step:,})"
             )
-    return said
+    return texts
 
 
 def _role(name: str, theme: Theme) -> dict[str, Any]:

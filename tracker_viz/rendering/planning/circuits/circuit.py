@@ -245,8 +245,8 @@ def _say_what_rings_mean(builder: PlanBuilder, step: int, box: Box) -> None:
         f"ring, +: loss without it, step {step:,}",
     )
     fitting = (text for text in offers if builder.text_width(text, _NUMBER) <= box.width)
-    said = next(fitting, builder.fitted(offers[-1], _NUMBER, box.width))
-    builder.text(said, box.x, box.bottom - builder.px(6), _NUMBER)
+    text = next(fitting, builder.fitted(offers[-1], _NUMBER, box.width))
+    builder.text(text, box.x, box.bottom - builder.px(6), _NUMBER)
 
 
 def _nodes(

@@ -73,15 +73,15 @@ def head_words(builder: PlanBuilder, head: HeadId) -> HeadWords | None:
     return HeadWords(np.stack(raised), tuple(words), np.stack(is_right), tokens, following)
 
 
-def place_head_words(builder: PlanBuilder, said: HeadWords, name: str, area: Box) -> int:
+def place_head_words(builder: PlanBuilder, head_words: HeadWords, name: str, area: Box) -> int:
     """Place them at the upper edge of ``area``, the last positions where not all have room; return
     where they end."""
     px = builder.px
-    n_ranks, n_positions = said.raised.shape[1:]
+    n_ranks, n_positions = head_words.raised.shape[1:]
     columns = min(n_positions, max(1, area.width // px(_COLUMN)))
     shown = slice(n_positions - columns, n_positions)
     cell_x, cell_y = area.width // columns // 2 * 2, px(_ROW) // 2 * 2
-    values = said.raised[:, :, shown]
+    values = head_words.raised[:, :, shown]
     largest = float(np.nanmax(np.where(np.isfinite(values), values, np.nan)))
     builder.add_scale(
         _SCALE,
@@ -104,10 +104,10 @@ def place_head_words(builder: PlanBuilder, said: HeadWords, name: str, area: Box
     builder.heatmaps.append(
         Heatmap(f"{name} writes", source, box, _SCALE, None, 2.0, builder.theme.ground)
     )
-    words = tuple(tuple(row[shown] for row in rows) for rows in said.words)
-    is_right = said.is_right[:, :, shown]
+    words = tuple(tuple(row[shown] for row in rows) for rows in head_words.words)
+    is_right = head_words.is_right[:, :, shown]
     size = _WORD * builder.unit
     builder.words.append(WordMap(box, _SCALE, words, values, is_right, size))
-    write_tokens(builder, said.tokens[shown], box, cell_x, box.y - px(8), True)
-    write_tokens(builder, said.right[shown], box, cell_x, box.bottom + px(26), False)
+    write_tokens(builder, head_words.tokens[shown], box, cell_x, box.y - px(8), True)
+    write_tokens(builder, head_words.right[shown], box, cell_x, box.bottom + px(26), False)
     return box.bottom + px(_TOKENS)
