@@ -169,8 +169,8 @@ def summary(description: dict[str, Any]) -> str:
     weights = [name for name in found["projections"] if not _BESIDE.search(name)]
     name = " + ".join([description["name"], *description.get("adapters", ())])
     line = (
-        f"{name}: {blocks}, {count(description['n_heads'], 'head')}, "
-        f"{count(description['n_kv_heads'], 'key/value head')}, attention by "
+        f"{name}: {blocks}, {_heads_in_words(description['n_heads'], 'head')}, "
+        f"{_heads_in_words(description['n_kv_heads'], 'key/value head')}, attention by "
         f"{' and '.join(by)}; weights: {', '.join(weights) or 'none'}"
     )
     if "routers" in description:
@@ -190,6 +190,11 @@ def summary(description: dict[str, Any]) -> str:
     if "missing_signals" in description:
         line += f"; not measured: {'; '.join(description['missing_signals'])}"
     return line
+
+
+def _heads_in_words(n_heads: int | list[int], noun: str) -> str:
+    """Return how many heads each block has; a list is that of blocks that differ."""
+    return count(n_heads, noun) if isinstance(n_heads, int) else f"{n_heads} {noun}s"
 
 
 def _routers(described: dict[str, Any], experts: str) -> str:
