@@ -205,7 +205,7 @@ class _Parts:
 
 @dataclass(slots=True)
 class _Made:
-    """What a capture becomes, its weights aside.
+    """A capture that was cut to its budget, without its weights.
 
     Attributes:
         cut: how much is kept, as ``model["cut"]`` says it; empty where all is.

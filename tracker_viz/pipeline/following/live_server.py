@@ -38,7 +38,7 @@ _HEADERS = {
 
 
 class Board:
-    """What a browser is shown, and a wait for its changes. Used by several threads."""
+    """The state that a browser shows, with a wait for its changes. Used by several threads."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
