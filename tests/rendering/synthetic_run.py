@@ -90,6 +90,17 @@ def captures(
         )
 
 
+def with_updates(capture: Capture) -> Capture:
+    """Add the score that compares weights with those of the capture before."""
+    update = capture.arrays["scores.weight.distance_from_init"] / 4
+    if capture.step == 0:
+        update = np.full_like(update, np.nan)
+    name = "scores.weight.update"
+    arrays = {**capture.arrays, name: update}
+    axes = {**capture.axes, name: ("block", "projection")}
+    return replace(capture, arrays=arrays, axes=axes)
+
+
 def with_indexer(capture: Capture, blocks=(1,), chosen=5) -> Capture:
     """Add an indexer of sparse attention to some blocks: for every query the keys of most
     attention over all heads."""

@@ -16,7 +16,7 @@ from tracker_viz.errors import RenderError
 from tracker_viz.metrics import ROLES
 from tracker_viz.rendering import Layout, Renderer, Series, Weights, write_explorer
 from tracker_viz.rendering.export.explorer import curves
-from tracker_viz.rendering.export.explorer.cells import encode
+from tracker_viz.rendering.export.explorer.cells import BLANK, encode
 from tracker_viz.rendering.export.explorer.curves import page_curves
 from tracker_viz.rendering.export.explorer.page import explorer_page
 from tracker_viz.rendering.export.explorer.parts import page_parts
@@ -104,7 +104,7 @@ def test_the_page_shows_with_every_head_which_keys_its_indexer_chose(synthetic, 
     for head in range(2):
         cells, part = page.head(1, head, row=1)
         assert part["heads"] == [[1, [0, 1]]], "block 0 has no indexer"
-        assert np.array_equal(cells[1], 254 * chosen)
+        assert np.array_equal(cells[1], 253 * chosen)
 
 
 def test_weights_and_scores_of_the_page_are_those_of_the_frames(renderer):
@@ -170,7 +170,7 @@ def test_a_map_of_a_kind_that_the_page_does_not_know_is_on_it_all_the_same(rende
     page = Page(explorer_page(changed, range(2)))
     (part,) = (each for each in page.description["scores"] if each["kind"] == "panel")
     assert (part["title"], part["rows"], part["columns"]) == ("expert load · block 0", 1, 4)
-    assert page.scores[0][:4].tolist() == [0, 64, 127, 254]
+    assert page.scores[0][:4].tolist() == [0, 63, 126, 253]
 
 
 def test_the_page_says_the_steps_numbers_and_tokens_of_the_run(renderer):
@@ -267,10 +267,10 @@ def test_every_level_of_a_scale_is_the_scales_value_and_color(renderer):
     for key, scale in renderer.plan.scales.items():
         shown = described[key]
         colors = np.frombuffer(base64.b64decode(shown["colors"]), np.uint8).reshape(-1, 3)
-        assert (shown["title"], len(shown["values"]), len(colors)) == (scale.label, 255, 255)
+        assert (shown["title"], len(shown["values"]), len(colors)) == (scale.label, 254, 254)
         assert shown["clipped"] == list(scale.clipped)
         values = np.array([float(text.replace("−", "-")) for text in shown["values"]])
-        assert scale.positions(values) == pytest.approx(np.arange(255) / 254, abs=0.02), (
+        assert scale.positions(values) == pytest.approx(np.arange(254) / 253, abs=0.02), (
             "to the three digits that are shown"
         )
         drawn = scale.table()[scale.drawn(values).view(np.uint16)]
@@ -280,7 +280,24 @@ def test_every_level_of_a_scale_is_the_scales_value_and_color(renderer):
 def test_values_come_back_from_their_bytes_within_half_a_level():
     scale = ColorScale("x", "mako", 0.0, 1.0, "power", gamma=0.5)
     values = np.array([[0.0, 0.01, 0.25, 1.0, np.nan, np.inf]], np.float16)
-    assert encode(values, scale).tolist() == [[0, 25, 127, 254, 255, 255]]
+    assert encode(values, scale).tolist() == [[0, 25, 126, 253, 255, 255]]
+
+
+def test_nothing_is_said_of_a_change_where_there_is_no_capture_before(synthetic, tmp_path):
+    made = synthetic.captures(3, blocks=2, heads=2, length=16, period=5)
+    run = [synthetic.write_capture(tmp_path, synthetic.with_updates(each)) for each in made]
+    changes = Page(explorer_page(Renderer(Series(run), "changes"), range(3)))
+    assert (changes.maps[0] == BLANK).all()
+    assert not (changes.maps[1] == BLANK).any()
+
+    scores = Page(explorer_page(Renderer(Series(run), "scores"), range(3)))
+    offset, blank = 0, []
+    for part in scores.description["scores"]:
+        end = offset + part["rows"] * part["columns"]
+        if (scores.scores[0][offset:end] == BLANK).all():
+            blank.append(part["title"])
+        offset = end
+    assert blank == ["update since last"]
 
 
 def test_the_page_names_the_matrices_of_a_summary_and_the_heads_of_a_score(renderer, synthetic):
@@ -319,7 +336,7 @@ def unpacked(found, n_captures):
     ranges = np.frombuffer(found.packed[: 8 * n_curves], "<f4").reshape(n_curves, 2, 1)
     changes = np.frombuffer(found.packed[8 * n_curves :], np.uint8).reshape(n_curves, n_captures)
     levels = np.cumsum(changes, axis=1, dtype=np.uint8).astype(float)
-    values = ranges[:, 0] + (ranges[:, 1] - ranges[:, 0]) * levels / 254
+    values = ranges[:, 0] + (ranges[:, 1] - ranges[:, 0]) * levels / 253
     values[levels == 255] = np.nan
     return dict(zip(found.heads, values.reshape(len(found.heads), -1, n_captures), strict=True))
 
@@ -346,7 +363,7 @@ def test_the_curves_of_a_head_are_its_scores_at_every_capture(synthetic, tmp_pat
         block, number = map(int, head.split("."))
         for described, curve in zip(found.described, values, strict=True):
             wanted = [float(scores[described["name"]][block, number]) for scores in expected]
-            resolution = (np.nanmax([0, *wanted]) - np.nanmin([0, *wanted])) / 254
+            resolution = (np.nanmax([0, *wanted]) - np.nanmin([0, *wanted])) / 253
             np.testing.assert_allclose(curve, wanted, atol=resolution)
     monkeypatch.setattr(curves, "_MOST_BYTES", 200)
     assert page_curves(series, range(3), [(1, 1)]).heads == ["1.1", "0.0"], "where room is short"

@@ -149,7 +149,7 @@ def test_every_head_is_painted_in_the_frames_own_colors(renderer, shown):
         scale = renderer.plan.scales[heatmap.scale]
         expected = scale.table()[values[heatmap.name].view(np.uint16)].astype(int)
         expected[heatmap.mask] = rgb(renderer.plan.theme.panel)
-        assert np.abs(painted - expected).max() <= 6, "one of 255 levels of the scale"
+        assert np.abs(painted - expected).max() <= 6, "one of 254 levels of the scale"
 
 
 def test_the_page_opens_at_the_strongest_event_and_its_buttons_lead_to_the_others(
@@ -420,6 +420,21 @@ def test_numbers_in_cells_are_read_on_light_and_on_dark_ones(renderer, opened, t
         "texts => texts.map(text => [text.textContent, getComputedStyle(text).fill])"
     )
     assert {ink for text, ink in shown if text in (".04", ".05")} == {"rgb(255, 255, 255)"}
+
+
+def test_a_change_is_blank_where_there_is_no_capture_before(synthetic, opened, tmp_path):
+    made = synthetic.captures(3, blocks=2, heads=2, length=16, period=5)
+    run = [synthetic.write_capture(tmp_path, synthetic.with_updates(each)) for each in made]
+    scores = Renderer(Series(run), "scores")
+    page = opened(write_explorer(scores, tmp_path / "page.html"))
+    canvas = page.locator(".card", has_text="update since last").locator("canvas")
+    color = "canvas => [...canvas.getContext('2d').getImageData(0, 0, 1, 1).data].slice(0, 3)"
+    panel = list(rgb(scores.plan.theme.panel))
+    for index, is_blank in ((0, True), (1, False)):
+        go_to(page, index)
+        assert (canvas.evaluate(color) == panel) == is_blank
+        canvas.hover()
+        assert ("no capture before" in page.locator(".tip").inner_text()) == is_blank
 
 
 def test_the_page_styles_nothing_around_it_and_leaves_a_notebooks_keys_alone(shown, path):

@@ -1,8 +1,8 @@
 """Turn a run's captures into the bytes of the explorer's page.
 
 A page holds parts (the heads of a probe row, one weight matrix, one score map, the roles). A part
-gives the same number of bytes for each capture: positions on its color scale in 255 steps, where
-255 itself is "not finite". Called by ``page``, which puts the bytes into the page.
+gives the same number of bytes for each capture: positions on its color scale in 254 steps, and two
+more codes for what has no position. Called by ``page``, which puts the bytes into the page.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.sources import HeadMap, Moment, Source, future, needs_of
 from tracker_viz.types import HeadId
 
+LEVELS = 254  # 0..253; cells.js has the same three numbers
+BLANK = 254  # it compares with the previous capture, and there is none
 NONFINITE = 255
-LEVELS = 255  # 0..254
 ELSEWHERE = 128  # added to a role's code where the head has it on other probe rows only
 
 
@@ -196,7 +197,7 @@ def head_cells(source: HeadMap, is_causal: bool) -> int:
 
 
 def encode(values: NDArray[Any], scale: ColorScale) -> NDArray[np.uint8]:
-    """Return positions on the color scale as 0..254; 255 where a value is not finite."""
+    """Return positions on the color scale as 0..253; NONFINITE where a value is not finite."""
     drawn = np.ascontiguousarray(scale.drawn(values))
     return _levels(scale)[drawn.view(np.uint16)]
 
@@ -225,8 +226,10 @@ def coded_captures(
         moment = Moment(series.read(index, needs), first, previous, index)
         start = 0
         for part in parts:
-            coded[place, start : start + part.n_cells] = part.cells(index, moment)
-            start += part.n_cells
+            end = start + part.n_cells
+            is_blank = index == 0 and part.compares == "previous"
+            coded[place, start:end] = BLANK if is_blank else part.cells(index, moment)
+            start = end
     return coded
 
 

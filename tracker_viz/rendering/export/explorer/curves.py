@@ -1,7 +1,7 @@
 """Pack the scores of single heads over the run, for the curves beside the head that is opened.
 
 Each head's scores lie together, so that the page unpacks one head at a time. A curve is coded
-between its own lowest and highest value in 255 steps, where 255 itself is "not finite".
+between its own lowest and highest value in as many steps as a cell of a map.
 """
 
 from __future__ import annotations

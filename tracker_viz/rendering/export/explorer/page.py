@@ -278,7 +278,7 @@ def _names(heads: Sequence[HeadId]) -> list[str]:
 
 
 def _scale(scale: ColorScale) -> dict[str, Any]:
-    """Return colors and texts of the 255 levels, and the ticks of the color bar."""
+    """Return colors and texts of all levels, and the ticks of the color bar."""
     positions = np.linspace(0, 1, LEVELS)
     values = np.asarray(scale.mpl_norm().inverse(positions), np.float64) * scale.unit
     colors = np.floor(scale.mpl_cmap()(positions)[:, :3] * 255 + 0.5).astype(np.uint8)

@@ -1,6 +1,9 @@
 // Cells: bytes of each capture, unpacked when they are needed; where each map's are; and their
 // colors and texts.
 
+// Codes of a cell: a position on its color scale, or why it has none. cells.py has the same.
+const LAST_LEVEL = 253, BLANK = 254, NONFINITE = 255;
+
 function bytesOf(text) {
   if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
   const binary = atob(text), bytes = new Uint8Array(binary.length);
@@ -52,21 +55,22 @@ function load(index) {
 /** Colors of a scale's levels as the 32 bits of a canvas's pixel. */
 function colorsOf(scale) {
   const rgb = bytesOf(scale.colors), colors = new Uint32Array(256);
-  for (let level = 0; level < 255; level++)
+  for (let level = 0; level <= LAST_LEVEL; level++)
     colors[level] = pixel(rgb[3 * level], rgb[3 * level + 1], rgb[3 * level + 2]);
-  colors[255] = pixel(...rgbOf(run.theme.nonfinite));
+  colors[BLANK] = panelPixel;
+  colors[NONFINITE] = pixel(...rgbOf(run.theme.nonfinite));
   return colors;
 }
 const pixel = (red, green, blue) => (255 << 24 | blue << 16 | green << 8 | red) >>> 0;
 const rgbOf = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 const css = (color) => `rgb(${color & 255} ${color >> 8 & 255} ${color >> 16 & 255})`;
+const panelPixel = pixel(...rgbOf(run.theme.panel));
 const isDark = (hex) => rgbOf(hex).reduce((sum, part) => sum + part) < 384;
 
 for (const scale of Object.values(run.scales)) {
   scale.pixels = colorsOf(scale);
   scale.numbers = scale.values.map((text) => Number(text.replace('−', '-')));
 }
-const panelPixel = pixel(...rgbOf(run.theme.panel));
 
 /** Black or white, whichever is read on a color. */
 function inkOn(color) {
@@ -76,16 +80,19 @@ function inkOn(color) {
 
 /** A level as a number of two digits or so. */
 function shortText(scale, level) {
-  const value = scale.numbers[level], largest = Math.abs(scale.numbers[254]);
+  if (level === BLANK) return '–';
+  if (level === NONFINITE) return 'NaN';
+  const value = scale.numbers[level], largest = Math.abs(scale.numbers[LAST_LEVEL]);
   if (Math.abs(value) >= 100 || largest < 0.1) return scale.values[level];
   return value.toFixed(Math.abs(value) < 9.95 ? 2 : 1).replace(/^(-?)0(?=\.)/, '$1');
 }
 
 /** Say a level as a value: a clipped one is only known to be at least so large. */
 function valueText(scale, level) {
-  if (level === 255) return 'not finite';
+  if (level === BLANK) return 'no capture before this one';
+  if (level === NONFINITE) return 'not finite';
   const [below, above] = scale.clipped;
-  if (level === 254 && above) return `at least ${scale.values[254]}`;
+  if (level === LAST_LEVEL && above) return `at least ${scale.values[level]}`;
   if (level === 0 && below) return `at most ${scale.values[0]}`;
   return `≈ ${scale.values[level]}`;
 }

@@ -16,23 +16,23 @@ async function curvesOf(id) {
     let level = 0;
     const values = Array.from(bytes.subarray(first, first + length), (change) => {
       level = level + change & 255;
-      return level === 255 ? NaN : low + (high - low) * level / 254;
+      return level > LAST_LEVEL ? NaN : low + (high - low) * level / LAST_LEVEL;
     });
     return { ...score, values, digits: digitsOf(low, high, score.high === 1 ? 2 : 6) };
   });
 }
 
-/** As many digits behind the point as 255 levels between two values tell apart; three in all. */
+/** As many digits behind the point as the levels between two values tell apart; three in all. */
 function digitsOf(low, high, most) {
   if (high === low) return 2;
-  const apart = -Math.ceil(Math.log10((high - low) / 254));
+  const apart = -Math.ceil(Math.log10((high - low) / LAST_LEVEL));
   const inAll = 2 - Math.floor(Math.log10(Math.max(Math.abs(low), Math.abs(high))));
   return clamp(Math.min(apart, inAll), 0, most);
 }
 
 function scoreNumber(part, id, index) {
   const level = scoreLevel(part, id, index);
-  return level === 255 ? NaN : run.scales[part.scale].numbers[level];
+  return level > LAST_LEVEL ? NaN : run.scales[part.scale].numbers[level];
 }
 
 /** Roles in one chart; every other score in a small one; variants where they are asked for. */

@@ -135,7 +135,7 @@ function strongest(map, row, cells) {
   let best = 0, most = -1;
   for (let column = 0; column < map.columns; column++) {
     const at = cellAt(map, row, column);
-    if (at < 0 || cells[at] === 255) continue;
+    if (at < 0 || cells[at] > LAST_LEVEL) continue;
     const size = Math.abs(run.scales[map.scale].numbers[cells[at]]);
     if (size > most) [best, most] = [column, size];
   }

@@ -82,8 +82,8 @@ function roleColor(byRole, ground, id, index) {
   const role = roleOf(id, index);
   if (!role) return pixel(...ground);
   const { rgb, part } = byRole[role.name];
-  const level = part ? scoreLevel(part, id, index) : 254;
-  const strength = clamp(0.35 + 0.65 * level / 254, 0, 1);
+  const level = part ? scoreLevel(part, id, index) : LAST_LEVEL;
+  const strength = clamp(0.35 + 0.65 * level / LAST_LEVEL, 0, 1);
   return pixel(...ground.map((from, at) => Math.round(from + (rgb[at] - from) * strength)));
 }
 

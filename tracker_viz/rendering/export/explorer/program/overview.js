@@ -111,13 +111,13 @@ function mapTile(map, name) {
   const element = make('button', { class: 'tile', 'data-map': map.id, 'aria-label': name,
     style: `--aspect: ${map.columns} / ${map.rows}`, onclick: () => open(map.id) }, canvas);
   if (map.kind === 'heads') element.append(label);
-  let said = '', index = 0;
+  let written = '', index = 0;
   hover(canvas, map, () => index);
 
   function wear(role) {
     const text = borderWords(role);
-    if (text === said) return;
-    said = text;
+    if (text === written) return;
+    written = text;
     element.classList.toggle('has-role', !!role);
     element.classList.toggle('elsewhere', !!role && !role.isHere);
     element.style.setProperty('--role', role ? run.roles[role.name].color : 'inherit');

@@ -129,9 +129,9 @@ function showDock() {
   const caption = $('.caption');
   caption.classList.toggle('past', !now);
   // Only what differs is written: a screen reader says it once.
-  const said = event ? event.text : '';
-  if (caption.dataset.said !== said + !now) {
-    caption.dataset.said = said + !now;
+  const text = `${event?.text} ${!now}`;
+  if (caption.dataset.text !== text) {
+    caption.dataset.text = text;
     caption.replaceChildren();
     if (event) caption.append(make('b', { class: now ? 'of-role' : null,
       style: `--role: ${event.color}` },

@@ -48,8 +48,7 @@ function scoreCard(part) {
       const cell = cellAt(part, row, column), scale = run.scales[part.scale];
       if (cell < 0) return { text: '', color: 'none' };
       const level = scoresOf[index]?.[cell] ?? 0;
-      const text = level === 255 ? 'NaN' : shortText(scale, level);
-      return { text, color: inkOn(scale.pixels[level]) };
+      return { text: shortText(scale, level), color: inkOn(scale.pixels[level]) };
     },
     describe(row, column, index) {
       const cell = cellAt(part, row, column), scale = run.scales[part.scale];
@@ -102,7 +101,7 @@ function matrixGrid(title, maps) {
 
 function scaleBar(key) {
   const scale = run.scales[key];
-  const stops = Array.from(scale.pixels.subarray(0, 255), css); // all: a scale may have a jump
+  const stops = Array.from(scale.pixels.subarray(0, LAST_LEVEL + 1), css); // all: a scale may have a jump
   const ticks = make('div', { class: 'ticks' });
   for (const [position, text] of scale.ticks) {
     const side = position < 0.02 ? 'first' : position > 0.98 ? 'last' : '';
