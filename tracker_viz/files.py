@@ -175,7 +175,7 @@ def _remove_left_behind() -> None:
             about = left.lstat()
             is_ours = about.st_uid == os.getuid()
             is_old = time.time() - about.st_mtime > LEFT_AFTER_S
-            if is_ours and is_old and not _is_alive(int(left.name.split("-")[2])):
+            if is_ours and is_old and not is_alive(int(left.name.split("-")[2])):
                 shutil.rmtree(left)
 
 
@@ -221,7 +221,7 @@ def remove_torn(directory: Path) -> None:
 
 def _is_torn(path: Path) -> bool:
     named = re.match(r"\.([0-9a-f]{8})-(\d+)-", path.name)
-    if named and named[1] == _host() and not _is_alive(int(named[2])):
+    if named and named[1] == _host() and not is_alive(int(named[2])):
         return True
     return time.time() - path.stat().st_mtime > TORN_AFTER_S
 
@@ -231,7 +231,8 @@ def _host() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Return whether a process of this machine has this number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tracker_viz.errors import TrackerError
-from tracker_viz.files import read_json, user_path
+from tracker_viz.files import is_alive, read_json, user_path
 from tracker_viz.trackers import LocalRun, RunInfo
 from tracker_viz.types import CaptureRef, RunRef
 
@@ -121,7 +121,9 @@ class TappedSpool(LocalRun):
             holder = read_json(self._spool.directory / ".holder.json")
         except TrackerError:
             return True
-        return holder.get("host") != socket.gethostname() or _is_alive(holder.get("pid"))
+        pid = holder.get("pid")
+        is_here = holder.get("host") == socket.gethostname()
+        return not is_here or (isinstance(pid, int) and is_alive(pid))
 
 
 def remove_dead_taps(spool: Path) -> None:
@@ -129,17 +131,6 @@ def remove_dead_taps(spool: Path) -> None:
     with suppress(OSError):
         for tap in (spool / TAPS).iterdir():
             host, _, pid = tap.name.rpartition("-")
-            if host == socket.gethostname() and not _is_alive(int(pid) if pid.isdigit() else None):
+            is_read = pid.isdigit() and is_alive(int(pid))
+            if host == socket.gethostname() and not is_read:
                 shutil.rmtree(tap, ignore_errors=True)
-
-
-def _is_alive(pid: object) -> bool:
-    if not isinstance(pid, int):
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -274,7 +274,10 @@ def with_suffix(path: Path | str, suffixes: tuple[str, ...]) -> Path:
     if path.suffix.lower() in suffixes:
         return path
     if path.suffix.lower() in (".png", ".gif", ".webp", ".jpg", ".jpeg", ".webm", ".mp4", ".html"):
-        raise ConfigError(f"this file ends in {' or '.join(suffixes)}; got {path.name!r}")
+        raise ConfigError(
+            f"{path.name} cannot be written: this one is a {' or '.join(suffixes)} file; name it "
+            "so, or leave the suffix out"
+        )
     return path.with_name(path.name + suffixes[0])
 
 

@@ -117,10 +117,10 @@ class Supplied:
 
 
 def _cell(text: str) -> Cell:
-    """A CSV stores only text: nothing for None, ``nan`` for a number that is none."""
+    """Return what a CSV's text stands for: nothing, or ``nan``, for None; a number; else text."""
     if text in ("", "nan"):
         return None
-    if text[0].isdigit():
+    if text.lstrip("-")[:1].isdigit():
         number: float = json.loads(text)
         return number
     return text

@@ -24,7 +24,7 @@ class TableTests(Supplied):
     def write_frames(
         self, steps: list[int], directory: Path, *, shade: int = 0
     ) -> list[tuple[int, Path]]:
-        """Small PNGs, another for every step and shade."""
+        """Write small PNGs, another for every step and shade."""
         from PIL import Image
 
         frames = []
