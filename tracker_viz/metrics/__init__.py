@@ -53,7 +53,6 @@ from tracker_viz.metrics.probe_rows import MIN_PERIOD, ProbeRow, RowKind
 from tracker_viz.metrics.roles import (
     NO_ROLE,
     ROLES,
-    Evidence,
     Role,
     gather_evidence,
     head_roles,
@@ -126,7 +125,6 @@ __all__ = [
     "Alarms",
     "DeadExperts",
     "Event",
-    "Evidence",
     "HeadChange",
     "HeadMatrices",
     "LossFall",

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,6 @@ from tracker_viz.metrics.probe_rows import RowKind
 from tracker_viz.metrics.roles import (
     NEAR_LINE,
     ROLES,
-    Evidence,
     Floats,
     Role,
     RoleEvidence,
@@ -87,15 +88,13 @@ class RunOnset:
         return self.step is not None
 
 
-def onsets(
-    series: ScoreSeries, roles: tuple[Role, ...] = ROLES, *, evidence: Evidence | None = None
-) -> list[Onset]:
+def onsets(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> list[Onset]:
     """Return every time that a head took a role, ordered by step, block and head.
 
     A head may take a role twice, having lost it between, and may hold several roles. A head that
     rose above the line in the run's last capture has no onset yet.
     """
-    known = gather_evidence(series, roles) if evidence is None else evidence
+    known = gather_evidence(series, roles)
     found: list[Onset] = []
     for role in roles:
         if role.name in known:
@@ -103,23 +102,30 @@ def onsets(
     return sorted(found, key=lambda onset: (onset.step, onset.block, onset.head, onset.role))
 
 
-def run_onsets(series: ScoreSeries, *, evidence: Evidence | None = None) -> Mapping[str, RunOnset]:
+def run_onsets(series: ScoreSeries) -> Mapping[str, RunOnset]:
     """Return role -> when the run formed it, for every role that its captures measure."""
+    if series not in _run_onsets:
+        _run_onsets[series] = MappingProxyType(_found_run_onsets(series))
+    return _run_onsets[series]
+
+
+# A comparison asks for them again and again.
+_run_onsets: WeakKeyDictionary[ScoreSeries, Mapping[str, RunOnset]] = WeakKeyDictionary()
+
+
+def _found_run_onsets(series: ScoreSeries) -> dict[str, RunOnset]:
+    found: dict[str, RunOnset] = {}
     if not series.n_captures:
-        return MappingProxyType({})
-    known = gather_evidence(series) if evidence is None else evidence
-    labels = _final_labels(series, known)
-    found = {}
+        return found
+    known, labels = gather_evidence(series), _final_labels(series)
     for index, role in enumerate(ROLES):
         if role.name in known:
             is_labeled = labels[role.rows] == index
             found[role.name] = _run_onset(series, role, known[role.name], is_labeled)
-    return MappingProxyType(found)
+    return found
 
 
-def lasting_onsets(
-    series: ScoreSeries, *, evidence: Evidence | None = None
-) -> dict[str, list[Onset]]:
+def lasting_onsets(series: ScoreSeries) -> dict[str, list[Onset]]:
     """Return role -> the onset of every head that has this role at the end, the head of the run's
     onset first, then the strongest; roles that no head has are left out.
 
@@ -127,29 +133,22 @@ def lasting_onsets(
     """
     if not series.n_captures:
         return {}
-    known = gather_evidence(series) if evidence is None else evidence
-    labels = _final_labels(series, known)
+    known, labels = gather_evidence(series), _final_labels(series)
     found = {}
     for index, role in enumerate(ROLES):
         if role.name not in known:
             continue
-        own = []
-        for onset in _onsets_of_role(series, role, known[role.name]):
-            if onset.until is None and labels[role.rows][onset.head_id] == index:
-                own.append(onset)
+        of_role, is_holder = known[role.name], labels[role.rows] == index
+        every = _onsets_of_role(series, role, of_role, among=is_holder)
+        own = [onset for onset in every if onset.until is None]
         if own:
-            of_role = known[role.name]
-            leader = _leader(of_role, labels[role.rows] == index)
+            leader = _leader(of_role, is_holder)
             found[role.name] = _strongest_first(own, leader, _final_strength(of_role.scores))
     return found
 
 
 def onset_curve(
-    series: ScoreSeries,
-    role: Role,
-    *,
-    head: HeadId | None = None,
-    evidence: Evidence | None = None,
+    series: ScoreSeries, role: Role, *, head: HeadId | None = None
 ) -> dict[float, int | None]:
     """Return, for each of ``CURVE_THRESHOLDS``, the step at which a head rose above it to stay;
     None where it did not.
@@ -159,8 +158,7 @@ def onset_curve(
     Args:
         head: None: the one of the run's onset.
     """
-    known = gather_evidence(series, (role,)) if evidence is None else evidence
-    of_role = known.get(role.name)
+    of_role = gather_evidence(series, (role,)).get(role.name)
     curve: dict[float, int | None] = dict.fromkeys(CURVE_THRESHOLDS)
     if of_role is None or not series.n_captures:
         return curve
@@ -177,15 +175,22 @@ def onset_curve(
     return curve
 
 
-def _final_labels(series: ScoreSeries, known: Evidence) -> dict[RowKind, NDArray[np.int8]]:
+def _final_labels(series: ScoreSeries) -> dict[RowKind, NDArray[np.int8]]:
     """Return kind of row -> the label of every head on it at the last capture."""
     kinds: tuple[RowKind, ...] = ("repeated", "text")
-    return {kind: head_roles(series, rows=kind, evidence=known)[0][-1] for kind in kinds}
+    return {kind: head_roles(series, rows=kind)[0][-1] for kind in kinds}
 
 
-def _onsets_of_role(series: ScoreSeries, role: Role, evidence: RoleEvidence) -> list[Onset]:
+def _onsets_of_role(
+    series: ScoreSeries,
+    role: Role,
+    evidence: RoleEvidence,
+    *,
+    among: NDArray[np.bool_] | Literal[True] = True,
+) -> list[Onset]:
+    """Return the onsets of the heads ``among`` which they are looked for."""
     found = []
-    for block, head in np.argwhere(evidence.states.any(0)).tolist():
+    for block, head in np.argwhere(evidence.states.any(0) & among).tolist():
         for first, end in stretches(evidence.states[:, block, head]):
             onset = Onset(
                 block,

@@ -8,7 +8,8 @@ head takes a role on evidence gathered over captures, not at the first one above
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,18 +131,42 @@ Evidence = Mapping[str, RoleEvidence]
 
 
 def gather_evidence(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> Evidence:
-    """Return role -> a run's evidence for it, for the roles that its captures measure.
-
-    This is the slow part: callers that ask several things about one run pass it along.
-    """
+    """Return role -> a run's evidence for it, for the roles that its captures measure."""
     found: dict[str, RoleEvidence] = {}
     if not series.n_captures:
         return found
+    kept = _kept_of(series).evidence
     for role in roles:
-        evidence = role_evidence(series, role)
+        if role not in kept:
+            kept[role] = role_evidence(series, role)
+        evidence = kept[role]
         if evidence is not None:
             found[role.name] = evidence
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What was found of one run: its evidence for each role, and the labels of its heads by roles
+    and kind of row."""
+
+    evidence: dict[Role, RoleEvidence | None] = field(default_factory=dict)
+    labels: dict[tuple[tuple[Role, ...], RowKind | None], tuple[NDArray[np.int8], Floats]] = field(
+        default_factory=dict
+    )
+
+
+# Of the latest run only: of many runs it would take as much memory as their scores.
+_latest: WeakKeyDictionary[ScoreSeries, _Kept] = WeakKeyDictionary()
+
+
+def _kept_of(series: ScoreSeries) -> _Kept:
+    kept = _latest.get(series)
+    if kept is None:
+        kept = _Kept()
+        _latest.clear()
+        _latest[series] = kept
+    return kept
 
 
 def role_evidence(series: ScoreSeries, role: Role) -> RoleEvidence | None:
@@ -243,7 +268,6 @@ def head_roles(
     roles: tuple[Role, ...] = ROLES,
     *,
     rows: RowKind | None = None,
-    evidence: Evidence | None = None,
 ) -> tuple[NDArray[np.int8], Floats]:
     """Return the role of every head at every capture: (index into ``roles`` or ``NO_ROLE``,
     margin), both [capture, block, head].
@@ -255,9 +279,18 @@ def head_roles(
     Args:
         rows: the kind of probe row that the roles are about; None: a role among repeats counts
             before any role on text, so that a head which does the same on both has one name.
-        evidence: of the run, where it is known already.
     """
-    known = gather_evidence(series, roles) if evidence is None else evidence
+    kept = _kept_of(series).labels
+    if (roles, rows) not in kept:
+        kept[roles, rows] = labels, margins = _head_roles(series, roles, rows)
+        labels.flags.writeable = margins.flags.writeable = False
+    return kept[roles, rows]
+
+
+def _head_roles(
+    series: ScoreSeries, roles: tuple[Role, ...], rows: RowKind | None
+) -> tuple[NDArray[np.int8], Floats]:
+    known = gather_evidence(series, roles)
     shape = (series.n_captures, *series.shape)
     labels = np.full(shape, NO_ROLE, np.int8)
     margins, nearest = np.full(shape, -np.inf, np.float32), np.full(shape, np.nan, np.float32)
@@ -269,7 +302,7 @@ def head_roles(
             if role.rows == kind and role.name in known
         ]
         before = np.full(series.shape, NO_ROLE, np.int8)
-        for capture in range(series.n_captures):
+        for capture in range(series.n_captures if of_kind else 0):
             label, label_margin = _steady_label(of_kind, capture, before)
             is_free = labels[capture] == NO_ROLE
             labels[capture] = np.where(is_free, label, labels[capture])
@@ -287,24 +320,28 @@ def _steady_label(
     margin, or the one before, where noise explains by how much it is behind.
 
     Args:
-        of_kind: (label, evidence) of the roles on one kind of row.
+        of_kind: (label, evidence) of the roles on one kind of row; at least one.
         before: the labels at the capture before.
     """
-    nothing = np.full(before.shape, -np.inf, np.float32)
-    best, best_slack = nothing, np.zeros_like(nothing)
-    kept, kept_slack = nothing, np.zeros_like(nothing)
-    leader = np.full(before.shape, NO_ROLE, np.int8)
-    for label, evidence in of_kind:
-        margins = margin(evidence.scores[capture], evidence.uniform)
-        margins = np.where(evidence.states[capture], np.nan_to_num(margins), -np.inf)
-        slack = NEAR_LINE * evidence.noise[capture] / np.float32(1 - evidence.uniform)
-        was = before == label
-        kept, kept_slack = np.where(was, margins, kept), np.where(was, slack, kept_slack)
-        leads = margins > best
-        best, best_slack = np.where(leads, margins, best), np.where(leads, slack, best_slack)
-        leader = np.where(leads, np.int8(label), leader)
+    labels = np.array([label for label, _ in of_kind], np.int8)
+    known = [evidence for _, evidence in of_kind]
+    uniform = np.array([each.uniform for each in known], np.float32)[:, None, None]
+    rest = np.array([1 - each.uniform for each in known], np.float32)[:, None, None]
+    scores = np.stack([each.scores[capture] for each in known])  # [role, block, head]
+    states = np.stack([each.states[capture] for each in known])
+    noise = np.stack([each.noise[capture] for each in known])
+    margins = np.where(states, np.nan_to_num((scores - uniform) / rest), -np.inf)
+    slack = NEAR_LINE * noise / rest
+
+    was = labels[:, None, None] == before
+    kept = np.where(was, margins, -np.inf).max(0)
+    leader = margins.argmax(0)[None]
+    best = margins.max(0)
+    kept_slack = np.where(was, slack, 0).max(0)
+    best_slack = np.where(np.isfinite(best), np.take_along_axis(slack, leader, 0)[0], 0)
     is_kept = np.isfinite(kept) & (kept + np.hypot(best_slack, kept_slack) >= best)
-    return np.where(is_kept, before, leader), np.where(is_kept, kept, best)
+    leads = np.where(np.isfinite(best), labels[leader[0]], np.int8(NO_ROLE))
+    return np.where(is_kept, before, leads), np.where(is_kept, kept, best)
 
 
 def near_line(evidence: RoleEvidence, role: Role) -> NDArray[np.bool_]:

@@ -27,9 +27,10 @@ _KEPT = (HEAD_PREFIX, SD_PREFIX, MIXING_PREFIX, *_OF_BLOCKS)
 _OF_SCORES = ("uniform_scores", "score_rows", "score_definitions")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class ScoreSeries:
-    """A run's scores over its captures, ordered by step.
+    """A run's scores over its captures, ordered by step. Its arrays are not changed: what was found
+    in them is kept.
 
     Attributes:
         steps: int64 [capture], rising.

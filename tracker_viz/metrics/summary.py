@@ -35,14 +35,14 @@ def run_summary(series: ScoreSeries) -> dict[str, float | int]:
         return {}
     values: dict[str, float | int] = {}
     evidence = gather_evidence(series)
-    final = head_roles(series, evidence=evidence)[0][-1]
-    found = run_onsets(series, evidence=evidence)
+    final = head_roles(series)[0][-1]
+    found = run_onsets(series)
     last_scores = np.stack([scores[-1] for scores in series.heads.values()])
     n_heads = int(np.isfinite(last_scores).any(0).sum())
     for index, role in enumerate(ROLES):
         if role.name not in evidence:
             continue
-        labels = head_roles(series, rows=role.rows, evidence=evidence)[0][-1]
+        labels = head_roles(series, rows=role.rows)[0][-1]
         values[f"specialisation/{role.name}_max"] = over_finite(np.max, evidence[role.name].scores)
         values[f"specialisation/{role.name}_heads"] = int((labels == index).sum())
         onset = found[role.name]

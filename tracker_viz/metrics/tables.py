@@ -33,9 +33,9 @@ def head_table(series: ScoreSeries) -> list[TableRow]:
     if not series.n_captures or not series.heads:
         return []
     evidence = gather_evidence(series)
-    labels, margins = (values[-1] for values in head_roles(series, evidence=evidence))
+    labels, margins = (values[-1] for values in head_roles(series))
     of_head = {}
-    for onset in onsets(series, evidence=evidence):
+    for onset in onsets(series):
         if onset.until is None:
             of_head[onset.block, onset.head, onset.role] = onset
     is_near = _near_any_line(evidence, series.shape)
@@ -71,14 +71,13 @@ def onset_table(series: ScoreSeries) -> list[TableRow]:
     that is known), ``near_line``, ``censored``, and ``onset_at_0.1`` to ``onset_at_0.9``: the
     onset of this head at other thresholds.
     """
-    evidence = gather_evidence(series)
-    found = run_onsets(series, evidence=evidence)
+    found = run_onsets(series)
     rows = []
     for index, role in enumerate(ROLES):
         onset = found.get(role.name)
         if onset is None:
             continue
-        labels = head_roles(series, rows=role.rows, evidence=evidence)[0][-1]
+        labels = head_roles(series, rows=role.rows)[0][-1]
         row: TableRow = {
             "role": role.name,
             "head": head_name(*onset.head) if onset.head else None,
@@ -88,7 +87,7 @@ def onset_table(series: ScoreSeries) -> list[TableRow]:
             "near_line": onset.near_line,
             "censored": onset.censored,
         }
-        curve = onset_curve(series, role, head=onset.head, evidence=evidence)
+        curve = onset_curve(series, role, head=onset.head)
         rows.append({**row, **{f"onset_at_{level}": step for level, step in curve.items()}})
     return rows
 

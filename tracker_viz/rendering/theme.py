@@ -148,18 +148,20 @@ def fixed_style() -> Iterator[None]:
         if _is_fixed:
             yield
             return
-        with matplotlib.rc_context(), warnings.catch_warnings():
-            # dict.update skips the checks of RcParams, as rc_context does when it ends: checking
-            # 300 values takes longer than measuring a line of text.
-            parameters: Any = matplotlib.rcParams
-            dict.update(parameters, _style())
-            # Once for each letter and drawing; say_what_has_no_glyph says it once.
-            warnings.filterwarnings("ignore", r"Glyph \d+ ")
-            _is_fixed = True
-            try:
+        # The methods of dict skip the checks of RcParams, and rc_context's copy by its own: for 300
+        # values they take longer than measuring a line of text.
+        parameters: Any = matplotlib.rcParams
+        before = {name: dict.__getitem__(parameters, name) for name in _style()}
+        dict.update(parameters, _style())
+        _is_fixed = True
+        try:
+            with warnings.catch_warnings():
+                # Once for each letter and drawing; say_what_has_no_glyph says it once.
+                warnings.filterwarnings("ignore", r"Glyph \d+ ")
                 yield
-            finally:
-                _is_fixed = False
+        finally:
+            _is_fixed = False
+            dict.update(parameters, before)
 
 
 _is_fixed = False  # True inside fixed_style; guarded by MPL_LOCK

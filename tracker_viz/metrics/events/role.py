@@ -78,7 +78,7 @@ def role_events(series: ScoreSeries) -> list[RoleEvent]:
     it."""
     evidence = gather_evidence(series)
     events = []
-    for role, found in lasting_onsets(series, evidence=evidence).items():
+    for role, found in lasting_onsets(series).items():
         leader = found[0]
         # Those that have it at ``last_step``: as many as the film shows there, too.
         with_it = [each for each in found if each.step <= leader.step]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracker_viz.metrics.probe_rows import RowKind
-from tracker_viz.metrics.roles import NO_ROLE, ROLES, gather_evidence, head_roles
+from tracker_viz.metrics.roles import NO_ROLE, ROLES, head_roles
 from tracker_viz.metrics.series import ScoreSeries
 from tracker_viz.types import HeadId
 
@@ -88,10 +88,9 @@ def labels_at(
     index = int(np.searchsorted(series.steps, step, side="right")) - 1
     if index < 0 or not series.heads:
         return labels, None
-    evidence = gather_evidence(series)
     kinds: tuple[RowKind | None, ...] = (None, "repeated", "text")
     for kind in kinds:
-        roles = head_roles(series, rows=kind, evidence=evidence)[0][index]
+        roles = head_roles(series, rows=kind)[0][index]
         for block, head in np.argwhere(roles != NO_ROLE).tolist():
             name = ROLES[roles[block, head]].name
             known = labels.get((block, head))

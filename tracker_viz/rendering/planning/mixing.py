@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from tracker_viz.rendering.layout import Attention
@@ -86,7 +86,7 @@ class Strand:
 
     parts: tuple[Heads, ...]
 
-    @property
+    @cached_property
     def columns(self) -> int:
         return max(part.columns for part in self.parts)
 
@@ -102,7 +102,7 @@ class Strand:
     def causal(self) -> bool:
         return all(part.causal for part in self.parts)
 
-    @property
+    @cached_property
     def indices(self) -> list[tuple[int, tuple[int, ...]]]:
         """Return for each block its number and the numbers of its heads."""
         found = []

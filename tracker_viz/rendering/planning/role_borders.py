@@ -15,7 +15,6 @@ from tracker_viz.metrics import (
     NO_ROLE,
     ROLES,
     SD_PREFIX,
-    Evidence,
     Role,
     RowKind,
     ScoreSeries,
@@ -58,8 +57,8 @@ def roles_in(
         return Roles()
     scored_roles = tuple(role for role in roles if role.name in evidence)
     kinds: tuple[RowKind, ...] = ("repeated", "text")
-    held = partial(_held, scored, scored_roles, evidence)
-    states, margins = head_roles(scored, scored_roles, evidence=evidence)
+    held = partial(_held, scored, scored_roles)
+    states, margins = head_roles(scored, scored_roles)
     held_on: dict[str, Sequence[Mapping[HeadId, str]]] = {kind: held(kind) for kind in kinds}
     return Roles(
         tuple(role.name for role in scored_roles),
@@ -122,10 +121,10 @@ def _n_holders(
 
 
 def _held(
-    scored: ScoreSeries, roles: tuple[Role, ...], evidence: Evidence, kind: RowKind | None
+    scored: ScoreSeries, roles: tuple[Role, ...], kind: RowKind | None
 ) -> list[Mapping[HeadId, str]]:
     """Return for every capture (block, head) -> its role on a kind of probe row; None: on any."""
-    labels, _ = head_roles(scored, roles, rows=kind, evidence=evidence)
+    labels, _ = head_roles(scored, roles, rows=kind)
     held: list[Mapping[HeadId, str]] = []
     for at_capture in labels:
         holders = np.argwhere(at_capture != NO_ROLE).tolist()

@@ -290,16 +290,17 @@ def _has_room_in_corners(
         return False
     if matrices and not is_plain(builder, shape):
         return False
-    names = []
-    for strand in strands:
-        names += [
-            corner_name(strand, block, max(numbers)) for block, numbers in strand.indices if numbers
-        ]
+    longest = max((_longest_corner_name(strand) for strand in strands), key=len)
     pad = builder.px(6)
     # Masked is what is above the diagonal: the lower edge of the name must not reach it.
     below = (builder.px(NAME) + 2 * pad) * shape.head_px / shape.map_px
-    needed = builder.text_width(max(names, key=len), NAME) + pad + below
+    needed = builder.text_width(longest, NAME) + pad + below
     return shape.head_px - shape.head_px // 16 > 1.1 * needed
+
+
+def _longest_corner_name(strand: Strand) -> str:
+    names = [corner_name(strand, block, max(heads)) for block, heads in strand.indices if heads]
+    return max(names, key=len)
 
 
 def corner_name(strand: Strand, block: int, head: int) -> str:
