@@ -4,13 +4,14 @@ processes, and a real Chromium."""
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import shutil
 import signal
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ os.environ.update(QUIET)
 # As train.py does: OpenMP threads that spin while they wait take the cores from the other workers.
 # Read when torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+# Programs that tests start would compile all of tracker_viz, each for itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Those with a cache of their own would list all fonts, which takes matplotlib three seconds.
+os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -41,6 +46,15 @@ LONGEST_FILES = ("test_train.py", "test_wandb_agent.py", "test_user_process.py")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST_FILES)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Let Python look for garbage rarely, and not in what is imported by now: going through all of
+    torch, mlflow and transformers again and again takes a quarter of a test's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(autouse=True)
@@ -87,26 +101,32 @@ def no_disabled_wandb_run_is_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def empty_mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The database of an MLflow store without runs."""
+def put_mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Put an empty MLflow store into a directory and return its address: making the tables of a
+    new one takes three seconds, a copy none."""
     from tracker_viz.trackers.mlflow.service import initialize_embedded
 
-    database = tmp_path_factory.mktemp("empty-mlflow-store") / "mlflow.db"
-    initialize_embedded(f"sqlite:///{database}", "Default")
-    return database
+    original = tmp_path_factory.mktemp("empty-mlflow-store") / "mlflow.db"
+    initialize_embedded(f"sqlite:///{original}", "Default")
+
+    def put(directory: Path, name: str = "mlflow.db") -> str:
+        path = directory / name
+        shutil.copy(original, path)
+        places = original.parent.as_uri(), directory.as_uri()
+        with contextlib.closing(sqlite3.connect(path)) as database, database:
+            database.execute(
+                "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)",
+                places,
+            )
+        return f"sqlite:///{path}"
+
+    return put
 
 
 @pytest.fixture
-def mlflow_store(empty_mlflow_store: Path, tmp_path: Path) -> str:
-    """The address of an empty store, ``mlflow.db`` in ``tmp_path``: making its tables takes
-    seconds, a copy none."""
-    shutil.copy(empty_mlflow_store, tmp_path / "mlflow.db")
-    places = empty_mlflow_store.parent.as_uri(), tmp_path.as_uri()
-    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
-        database.execute(
-            "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", places
-        )
-    return f"sqlite:///{tmp_path}/mlflow.db"
+def mlflow_store(put_mlflow_store: Callable[..., str], tmp_path: Path) -> str:
+    """The address of an empty store, ``mlflow.db`` in ``tmp_path``."""
+    return put_mlflow_store(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -47,18 +47,18 @@ def commands():
 
 
 @pytest.fixture
-def reader(tmp_path, monkeypatch):
+def reader(tmp_path, monkeypatch, mlflow_store):
     """The names that a reader of the pages has already: a model, its data, a tracker, two runs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     monkeypatch.setenv("TRACKER_VIZ_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
     import mlflow
     from own_loop import GPT
 
     import tracker_viz as tv
 
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.set_tracking_uri(mlflow_store)
     torch.manual_seed(0)
     model = GPT(n_heads=2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -82,7 +82,7 @@ def reader(tmp_path, monkeypatch):
         "context_length": 64,
         "text_ids": torch.randint(128, (400,)),
         "tokenizer": chr,
-        "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
+        "tracking_uri": mlflow_store,
     }
     yield names
     mlflow.set_tracking_uri(None)

@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
     ("example", "video"),
     [("own_loop", "overview"), ("huggingface", "overview"), ("mixture", "experts")],
 )
-def test_the_example_trains_and_puts_its_video_into_the_run(example, video, tmp_path):
+def test_the_example_trains_and_puts_its_video_into_the_run(example, video, tmp_path, mlflow_store):
     clean = {
         name: value
         for name, value in os.environ.items()
@@ -34,7 +34,7 @@ def test_the_example_trains_and_puts_its_video_into_the_run(example, video, tmp_
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    client = mlflow.MlflowClient(mlflow_store)
     (run,) = client.search_runs(
         [experiment.experiment_id for experiment in client.search_experiments()]
     )
@@ -42,6 +42,7 @@ def test_the_example_trains_and_puts_its_video_into_the_run(example, video, tmp_
     assert f"{video}.webm" in {file.path for file in client.list_artifacts(run.info.run_id)}
 
 
+@pytest.mark.usefixtures("mlflow_store")
 def test_the_fine_tune_ranks_the_heads_by_what_lora_changed(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(EXAMPLES), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -588,8 +588,8 @@ def test_the_runs_summary_says_what_became_of_its_heads_also_after_it_was_gone_o
     assert summary()["specialisation/previous_token_max"] == pytest.approx(highest, rel=1e-6)
 
 
-def test_a_job_of_a_sweep_is_watched_into_a_run_below_the_sweeps(tmp_path, monkeypatch):
-    options = {"mlflow": {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"}}
+def test_a_job_of_a_sweep_is_watched_into_a_run_below_the_sweeps(mlflow_store, monkeypatch):
+    options = {"mlflow": {"tracking_uri": mlflow_store}}
     sweep = connect("mlflow", **options["mlflow"]).create_run(name="sweep", config={})
     monkeypatch.setenv("TRACKER_VIZ_PARENT_RUNS", str(sweep.ref))
     model = make_model()

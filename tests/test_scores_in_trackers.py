@@ -43,11 +43,11 @@ def capture_at(step, *, specializes):
 
 
 @pytest.fixture
-def runs(tmp_path, monkeypatch, wandb_server):
+def runs(tmp_path, monkeypatch, wandb_server, mlflow_store):
     """(MLflow's store, refs of the run with an induction head, refs of the one without), each in
     both trackers."""
     monkeypatch.chdir(tmp_path)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = mlflow_store
     refs = []
     for specializes in (True, False):
         options = {"mlflow": {"tracking_uri": uri}, "wandb": {"project": "scores"}}

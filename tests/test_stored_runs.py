@@ -16,7 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,12 @@ def _own_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return one store for all tests: making its tables takes seconds."""
+def mlflow_uri(
+    tmp_path_factory: pytest.TempPathFactory, put_mlflow_store: Callable[..., str]
+) -> str:
+    """Return one store for all tests."""
     directory = tmp_path_factory.mktemp("mlflow")
-    uri = f"sqlite:///{directory}/mlflow.db"
+    uri = put_mlflow_store(directory)
     mlflow.MlflowClient(uri).create_experiment("stored", f"file://{directory}/artifacts")
     return uri
 

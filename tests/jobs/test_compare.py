@@ -69,8 +69,8 @@ def train(run, *, seed, n_heads=2, steps=6, every=2, length=24, options=None, sp
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return {"tracking_uri": f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"}
+def store(tmp_path_factory, put_mlflow_store):
+    return {"tracking_uri": put_mlflow_store(tmp_path_factory.mktemp("mlflow"))}
 
 
 @pytest.fixture(scope="module")

@@ -27,9 +27,9 @@ def no_settings_from_outside(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def embedded(tmp_path_factory):
-    """One SQLite store for all tests that need any: making its tables takes seconds."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('embedded') / 'mlflow.db'}"
+def embedded(tmp_path_factory, put_mlflow_store):
+    """One SQLite store for all tests that need any."""
+    uri = put_mlflow_store(tmp_path_factory.mktemp("embedded"))
     MlflowTracker(uri, "contract").create_run(name="first", config={}).finish("finished")
     return uri
 

@@ -139,7 +139,7 @@ def test_looking_for_a_run_in_the_wrong_directory_makes_no_database(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_four_processes_that_use_a_new_store_first_all_succeed(tmp_path):
+def test_two_processes_that_use_a_new_store_first_both_succeed(tmp_path):
     program = """
     import sys
     from tracker_viz.trackers.mlflow.tracker import MlflowTracker
@@ -159,17 +159,17 @@ def test_four_processes_that_use_a_new_store_first_all_succeed(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(4)
+        for _ in range(2)
     ]
-    assert [racer.stdout.readline() for racer in racers] == ["ready\n"] * 4
+    assert [racer.stdout.readline() for racer in racers] == ["ready\n"] * 2
     for racer in racers:
         racer.stdin.write("go\n")
         racer.stdin.flush()
     ended = [racer.communicate(timeout=240) for racer in racers]
-    assert [racer.returncode for racer in racers] == [0] * 4, ended
+    assert [racer.returncode for racer in racers] == [0] * 2, ended
     client = MlflowClient(uri)
     runs = client.search_runs([client.get_experiment_by_name("e").experiment_id])
-    assert [(run.info.status, run.data.metrics["done"]) for run in runs] == [("FINISHED", 1.0)] * 4
+    assert [(run.info.status, run.data.metrics["done"]) for run in runs] == [("FINISHED", 1.0)] * 2
 
 
 # -- runs ------------------------------------------------------------------------------------------

@@ -239,13 +239,11 @@ def test_a_slow_service_is_sent_nothing_twice(server, at, losses, tmp_path):
 
 
 def test_never_there_costs_a_bounded_time_and_touches_no_other_tracker(
-    server, at, losses, tmp_path
+    server, at, losses, tmp_path, mlflow_store
 ):
     server.stop()
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    client = MlflowClient(uri)
-    client.search_experiments()  # makes the database, which takes longer than all of this training
-    training = Training(server, tmp_path, uri, timeout_s=15, start_s=2, finish_s=4)
+    client = MlflowClient(mlflow_store)
+    training = Training(server, tmp_path, mlflow_store, timeout_s=15, start_s=2, finish_s=4)
     training.end()  # which comes by itself, as the server does not
     assert training.losses == losses
     assert "closed False" in training.lines

@@ -296,11 +296,11 @@ def test_all_runs_of_a_sweep_are_rendered_at_once(wandb_server, tracker, sweep):
         assert "tracker_viz/heads" in run.summary
 
 
-def test_a_run_of_wandb_is_compared_with_one_of_mlflow(wandb_server, tmp_path):
+def test_a_run_of_wandb_is_compared_with_one_of_mlflow(wandb_server, tmp_path, mlflow_store):
     """They differ in schedule, length and number of heads; the results go into a run of W&B that
     somebody else made."""
     options = {
-        "mlflow": {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"},
+        "mlflow": {"tracking_uri": mlflow_store},
         "wandb": {"project": "theirs"},
     }
     refs = [

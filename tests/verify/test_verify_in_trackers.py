@@ -58,8 +58,8 @@ def test_wandb_shows_the_table_and_sorts_by_what_was_lost(
     assert b",holds," in run.files["head_roles.csv"]
 
 
-def test_mlflow_shows_the_table_and_says_in_its_note_what_held(tmp_path):
-    options = {"mlflow": {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"}}
+def test_mlflow_shows_the_table_and_says_in_its_note_what_held(tmp_path, mlflow_store):
+    options = {"mlflow": {"tracking_uri": mlflow_store}}
     ref, checkpoint = record("mlflow", tmp_path, tracker_options=options)
     client = MlflowClient(options["mlflow"]["tracking_uri"])
     ended = client.get_run(ref.path).info.end_time
