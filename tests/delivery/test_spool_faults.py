@@ -260,6 +260,8 @@ def test_a_run_whose_disk_is_away_for_a_while_gets_its_captures_afterwards(
     outbox = Outbox(tmp_path / "spool", [{"local": there, "mlflow": in_mlflow}[scheme]], name="a")
     outbox.submit(make_capture(0))
     wait_until(lambda: outbox._uploaders[0].status().sent == 1)
+    # Metrics follow a capture; only then is it removed, and nothing more is written.
+    wait_until(lambda: not list((tmp_path / "spool" / "captures").glob("step-*")))
     (run,) = outbox.runs
     if scheme == "local":
         disk = run.directory
