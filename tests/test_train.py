@@ -254,17 +254,10 @@ def test_a_run_is_verified_with_nothing_but_its_name(whole, tmp_path):
     assert "the run has no checkpoint of step 70; it has the last one, of step 400" in output
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("trainer.stepz=5", "unknown option of trainer 'stepz'; did you mean 'steps'"),
-        ("model.n_heads=7", "n_heads that fit"),
-    ],
-)
-def test_a_wrong_override_is_told_before_anything_is_made(tmp_path, override, message):
-    code, output = train(override, cwd=tmp_path)
+def test_a_wrong_override_is_told_before_anything_is_made(tmp_path):
+    code, output = train("trainer.stepz=5", cwd=tmp_path)
     assert code == 2, output
-    assert message in output
+    assert "unknown option of trainer 'stepz'; did you mean 'steps'" in output
     assert "Traceback" not in output
     left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert left <= {"config.yaml", "hydra.yaml", "overrides.yaml", "train.log"}

@@ -90,11 +90,10 @@ def test_an_agent_runs_a_script_of_the_users(wandb_server, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     command = ["${env}", "${interpreter}", "${program}", "${args}"]
-    settings = [{"seed": 0}, {"seed": 1}]
+    settings = [{"seed": 0}]
     ref, output = run_agent(wandb_server, tmp_path, script, command=command, settings=settings)
-    children = WandbTracker().open_run(ref).children()
-    captured = [WandbTracker().open_run(child).list_captures() for child in children]
-    assert [len(captures) for captures in captured] == [4, 4], output
+    (child,) = WandbTracker().open_run(ref).children()
+    assert len(WandbTracker().open_run(child).list_captures()) == 4, output
 
 
 def test_what_is_neither_a_run_nor_a_sweep_is_reported_as_such(wandb_server):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -139,8 +138,7 @@ def lasting_onsets(series: ScoreSeries) -> dict[str, list[Onset]]:
         if role.name not in known:
             continue
         of_role, is_holder = known[role.name], labels[role.rows] == index
-        every = _onsets_of_role(series, role, of_role, among=is_holder)
-        own = [onset for onset in every if onset.until is None]
+        own = _onsets_to_the_end(series, role, of_role, among=is_holder)
         if own:
             leader = _leader(of_role, is_holder)
             found[role.name] = _strongest_first(own, leader, _final_strength(of_role.scores))
@@ -181,28 +179,47 @@ def _final_labels(series: ScoreSeries) -> dict[RowKind, NDArray[np.int8]]:
     return {kind: head_roles(series, rows=kind)[0][-1] for kind in kinds}
 
 
-def _onsets_of_role(
-    series: ScoreSeries,
-    role: Role,
-    evidence: RoleEvidence,
-    *,
-    among: NDArray[np.bool_] | Literal[True] = True,
-) -> list[Onset]:
-    """Return the onsets of the heads ``among`` which they are looked for."""
+def _onsets_of_role(series: ScoreSeries, role: Role, evidence: RoleEvidence) -> list[Onset]:
     found = []
-    for block, head in np.argwhere(evidence.states.any(0) & among).tolist():
+    for block, head in np.argwhere(evidence.states.any(0)).tolist():
         for first, end in stretches(evidence.states[:, block, head]):
-            onset = Onset(
-                block,
-                head,
-                role.name,
-                step=int(series.steps[first]),
-                until=int(series.steps[end]) if end < series.n_captures else None,
-                score=float(evidence.scores[first, block, head]),
-                after=_last_without(series, evidence.scores[:, block, head], first),
-            )
-            found.append(onset)
+            found.append(_onset(series, role, evidence, (block, head), first, end))
     return found
+
+
+def _onsets_to_the_end(
+    series: ScoreSeries, role: Role, evidence: RoleEvidence, *, among: NDArray[np.bool_]
+) -> list[Onset]:
+    """Return the last onset of each head ``among`` those that have the role at the end."""
+    end = series.n_captures
+    firsts = end - _held_for(evidence)
+    found = []
+    for block, head in np.argwhere(evidence.states[-1] & among).tolist():
+        found.append(_onset(series, role, evidence, (block, head), firsts[block, head], end))
+    return found
+
+
+def _onset(
+    series: ScoreSeries, role: Role, evidence: RoleEvidence, head: HeadId, first: int, end: int
+) -> Onset:
+    """Return the onset of a head that has the role from capture ``first`` to the one before
+    ``end``."""
+    scores = evidence.scores[(slice(None), *head)]
+    return Onset(
+        *head,
+        role.name,
+        step=int(series.steps[first]),
+        until=int(series.steps[end]) if end < series.n_captures else None,
+        score=float(scores[first]),
+        after=_last_without(series, scores, first),
+    )
+
+
+def _held_for(evidence: RoleEvidence) -> NDArray[np.int64]:
+    """Return for how many captures, up to the last one, each head has had the role without a break:
+    int64 [block, head]."""
+    held: NDArray[np.int64] = np.cumprod(evidence.states[::-1], axis=0, dtype=np.int64).sum(0)
+    return held
 
 
 def _run_onset(
@@ -250,8 +267,7 @@ def _leader(evidence: RoleEvidence, is_holder: NDArray[np.bool_]) -> HeadId | No
 
     slack = NEAR_LINE * np.hypot(noise, noise[strongest])
     is_tied = is_holder & (strength >= strength[strongest] - slack)
-    # For how many captures, up to the last one, each head has had the role without a break.
-    held_for = np.cumprod(evidence.states[::-1], axis=0).sum(0)
+    held_for = _held_for(evidence)
     is_first = is_tied & (held_for == held_for[is_tied].max())
     return _strongest(strength, is_first)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.plan import Box
 from tracker_viz.rendering.planning.cards.card import Card
 from tracker_viz.rendering.planning.content import short_kind
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder, number_spacing
+from tracker_viz.rendering.text import text_width
 
 COLUMN = 20.0  # names of columns, and numbers of blocks
 _LINE = 23  # at 1080p: from one line of a title to the next
@@ -198,16 +200,24 @@ def _around_title(builder: PlanBuilder, card: Card) -> int:
 def title_lines(builder: PlanBuilder, card: Card, size: float, lines: int, room: int) -> list[str]:
     """Break a title into as few lines as ``room`` pixels ask for, at most ``lines``, and these as
     narrow as can be."""
-    words = card.title.split()
-    for n_lines in range(1, min(lines, len(words)) + 1):
-        breaks = []
-        for cut in itertools.combinations(range(1, len(words)), n_lines - 1):
-            ends = itertools.pairwise([0, *cut, len(words)])
-            breaks.append([" ".join(words[start:end]) for start, end in ends])
-        best = min(breaks, key=lambda lines: builder.widest(lines, size))
-        if builder.widest(best, size) <= room:
+    for n_lines in range(1, min(lines, len(card.title.split())) + 1):
+        best, width = _narrowest(card.title, n_lines, size * builder.unit)
+        if width <= room:
             break
-    return best
+    return list(best)
+
+
+@lru_cache(maxsize=1 << 12)
+def _narrowest(title: str, n_lines: int, size_px: float) -> tuple[tuple[str, ...], int]:
+    """Break a title into ``n_lines``, as narrow as can be; return them and the width of the
+    widest."""
+    words = title.split()
+    breaks = []
+    for cut in itertools.combinations(range(1, len(words)), n_lines - 1):
+        ends = itertools.pairwise([0, *cut, len(words)])
+        texts = tuple(" ".join(words[start:end]) for start, end in ends)
+        breaks.append((texts, max(text_width(text, size_px) for text in texts)))
+    return min(breaks, key=lambda each: each[1])
 
 
 def head_room_px(builder: PlanBuilder, lines: int) -> int:
