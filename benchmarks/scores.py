@@ -5,15 +5,14 @@
 Times are processor seconds, which a busy machine disturbs least, and seconds by the clock. The
 largest capture is scored by two threads: on two idle cores it takes half of its processor time.
 
-Writes scores.json beside this file.
+Writes scores.json and scores.md beside this file, and prints the page.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,7 +22,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from measuring import options_parser, timed
+from measuring import options_parser, table, timed, wrapped, write_results
 
 from tracker_viz.capture.budget import sample, weight_side
 from tracker_viz.capture.weights.matrices import Projection
@@ -49,29 +48,74 @@ LLAMA_1B = {
     "mlp.w_down": (2048, 8192),
 }
 
+PAGE = """
+# Scores: what they cost, and what a sample tells of a matrix
+
+Measured by `python benchmarks/scores.py` on {day}, with Python {python}, NumPy {numpy} and one
+thread for BLAS. Each figure is the best of several calls. The heads of {largest} take
+{largest_s:.2f} s of processor time on each of {cores} cores.
+
+{works}
+
+## Single scores of 32 heads, one row of 128 tokens
+
+{scores}
+
+## Stable rank, as a share of the largest possible one
+
+*Recorder* is what `watch` measures of the whole matrix, *sample* the sample of 210 x 210 that a
+capture of a 1B model keeps.
+
+{ranks}
+"""
+
 
 def main() -> None:
     parser = options_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    found: dict[str, Any] = {
+    found = {
         "python": platform.python_version(),
         "numpy": np.__version__,
         "machine": platform.machine(),
+        "works": all_best_of(options.repeats, head_works() | weight_works()),
+        "single scores": all_best_of(4 * options.repeats, single_score_works()),
+        "stable ranks": stable_ranks(),
     }
-    for name, work in (head_works() | weight_works()).items():
-        found[name] = best_of(options.repeats, work)
-        print_taken(name, found[name])
-    for name, work in single_score_works().items():
-        found[name] = best_of(4 * options.repeats, work)
-        print_taken(name, found[name])
-    found["stable rank of a 1024 x 4096 matrix"] = stable_ranks()
-    (options.output / "scores.json").write_text(json.dumps(found, indent=1) + "\n")
-
-    largest_s = found[LARGEST]["processor_s"] / CORES
-    print(f"{LARGEST}: {largest_s:.2f} s on {CORES} idle cores")
-    if largest_s > LIMIT_S:
+    write_results("scores", found, report, options.output)
+    if found["works"][LARGEST]["processor_s"] / CORES > LIMIT_S:
         raise SystemExit(f"expected at most {LIMIT_S} s")
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """Return the page that the JSON file makes."""
+    largest_s = found["works"][LARGEST]["processor_s"] / CORES
+    ranks = []
+    for matrix, of_matrix in found["stable ranks"].items():
+        shown = {which: f"{rank:.3f}" for which, rank in of_matrix.items()}
+        ranks.append({"matrix of 1024 x 4096": matrix, **shown})
+    return wrapped(
+        PAGE.format(
+            day=found["day"],
+            python=found["python"],
+            numpy=found["numpy"],
+            largest=LARGEST.partition(": ")[2],
+            largest_s=largest_s,
+            cores=CORES,
+            works=table(_rows(found["works"], "scoring")),
+            scores=table(_rows(found["single scores"], "score")),
+            ranks=table(ranks),
+        )
+    )
+
+
+def _rows(taken: Mapping[str, Mapping[str, float]], name: str) -> list[dict[str, str]]:
+    rows = []
+    for work, seconds in taken.items():
+        processor_ms, clock_ms = 1000 * seconds["processor_s"], 1000 * seconds["clock_s"]
+        shown = {"processor, ms": f"{processor_ms:.2f}", "clock, ms": f"{clock_ms:.2f}"}
+        rows.append({name: work, **shown})
+    return rows
 
 
 Works = dict[str, Callable[[], object]]
@@ -99,9 +143,7 @@ def single_score_works() -> Works:
     attention = causal_attention(1, 32, 128)[0]
     works: Works = {}
     for score in HEAD_SCORES.values():
-        works[f"one score, 32 heads x 128 tokens: {score.name}"] = partial(
-            score.measure, attention, row
-        )
+        works[score.name] = partial(score.measure, attention, row)
     return works
 
 
@@ -158,7 +200,6 @@ def stable_ranks() -> dict[str, dict[str, float]]:
             "sample": stable_rank(sample(matrix, side)),
         }
         found[name] = {which: round(rank, 4) for which, rank in ranks.items()}
-        print(f"stable rank over n: {name:<48} {found[name]}", flush=True)
     return found
 
 
@@ -193,18 +234,18 @@ def causal_attention(rows: int, heads: int, length: int) -> np.ndarray:
     return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
 
 
+def all_best_of(repeats: int, works: Works) -> dict[str, dict[str, float]]:
+    found = {}
+    for name, work in works.items():
+        found[name] = best_of(repeats, work)
+        print(f"{name}: {1000 * found[name]['processor_s']:.2f} ms", flush=True)
+    return found
+
+
 def best_of(repeats: int, work: Callable[[], object]) -> dict[str, float]:
     """Return the seconds of the call, of several, that took the least processor time."""
     least = min((timed(work) for _ in range(repeats)), key=lambda taken: taken.processor_s)
     return {"processor_s": round(least.processor_s, 6), "clock_s": round(least.clock_s, 6)}
-
-
-def print_taken(name: str, taken: dict[str, float]) -> None:
-    print(
-        f"{name:<66} {1000 * taken['processor_s']:9.2f} ms processor "
-        f"{1000 * taken['clock_s']:9.2f} ms clock",
-        flush=True,
-    )
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
-WITHOUT_PAGE = {"scores"}
 PAGES = {"capture": ROOT / "docs" / "pages" / "capture_cost.md"}
-NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.json")} - WITHOUT_PAGE)
+NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.json"))
 
 
 @pytest.mark.parametrize("name", NAMES)
