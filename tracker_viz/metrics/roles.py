@@ -301,8 +301,10 @@ def _head_roles(
             for index, role in enumerate(roles)
             if role.rows == kind and role.name in known
         ]
+        if not of_kind:
+            continue
         before = np.full(series.shape, NO_ROLE, np.int8)
-        for capture in range(series.n_captures if of_kind else 0):
+        for capture in range(series.n_captures):
             label, label_margin = _steady_label(of_kind, capture, before)
             is_free = labels[capture] == NO_ROLE
             labels[capture] = np.where(is_free, label, labels[capture])
