@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from plain_decoders import VOCAB, FusedAttention, Model, Residual, T, by_kernel, two_layers
+from plain_decoders import VOCAB, D, FusedAttention, Model, Residual, T, by_kernel, two_layers
 
 from tracker_viz.capture import Schedule, fit, make_probe, record
 from tracker_viz.capture.signals import probe_loss
@@ -136,6 +136,20 @@ def test_the_loss_of_every_token_is_that_of_the_models_own_logits(forward):
         float(expected[[index for index in range(len(expected)) if index not in repeated]].mean())
     )
     assert "probe/in_context" not in metrics  # rows of 16 tokens have no early and late tokens
+
+
+@pytest.mark.parametrize("has_head", [True, False])
+def test_logits_as_wide_as_the_model_are_told_from_its_residual_stream(has_head):
+    torch.manual_seed(0)
+    model = Model(lambda _: Residual(FusedAttention(by_kernel), two_layers()))
+    model.tokens = torch.nn.Embedding(D, D)
+    model.head = torch.nn.Linear(D, D) if has_head else torch.nn.Identity()
+    probe = make_probe(D, T)
+    (first, _) = captured(model, probe)
+    assert ("probe.loss" in first.arrays) == has_head
+    if has_head:
+        expected = losses_by_hand(model(probe.input_ids), probe.input_ids)
+        np.testing.assert_allclose(first.arrays["probe.loss"][:, 1:], expected, rtol=1e-5)
 
 
 def test_losses_are_measured_on_the_drawn_rows_first_where_a_vocabulary_is_large(monkeypatch):

@@ -56,6 +56,8 @@ class ProbePass:
         self._n_seen = dict.fromkeys(blocks, 0)
         self._n_unembedded = 0
         self._leaves_out_logits = False
+        # Whether a projection outside of the blocks has as many outputs as the stream is wide.
+        self._has_square_head = False
         self._output: Any = None
         # What the model returned for each part of the rows.
         self._outputs: list[Any] = []
@@ -77,6 +79,8 @@ class ProbePass:
                 for module in _outside(model, self._structure.blocks):
                     handles.append(module.register_forward_hook(self._calling_outside))
             if self._logit_rows:
+                outside = _outside(model, self._structure.blocks)
+                self._has_square_head = any(map(self._is_square_head, outside))
                 handles.append(model.register_forward_hook(self._returning))
             yield
         finally:
@@ -182,6 +186,9 @@ class ProbePass:
         for signal in self._signals:
             signal.saw_final_norm(module, rows, first_row)
 
+    def _is_square_head(self, module: nn.Module) -> bool:
+        return isinstance(module, nn.Linear) and module.out_features == self._structure.d_model
+
     def _returning(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         self._outputs.append(output)
 
@@ -221,8 +228,8 @@ class ProbePass:
         if rows is None or rows.shape[-1] <= self._highest_id:
             return None
         # A model without a head returns its residual stream, which is no logits.
-        is_stream = rows.shape[-1] == self._structure.d_model
-        if named is None and is_stream and self._structure.vocabulary != self._structure.d_model:
+        is_as_wide = rows.shape[-1] == self._structure.d_model
+        if named is None and is_as_wide and not self._has_square_head:
             return None
         return None if _are_probabilities(rows[0]) else rows
 
