@@ -81,6 +81,8 @@ def test_a_requeued_job_goes_on_in_its_run(tmp_path):
     assert process.returncode == 0, said
     (log,) = tmp_path.glob("sweep/.submitit/*/*_log.out")
     assert log.read_text().count("Starting with JobEnvironment") == 2
+    (errors,) = tmp_path.glob("sweep/.submitit/*/*_log.err")
+    assert f"on the disk; upload: tracker-viz push spool={tmp_path}/spool" in errors.read_text()
     run = only_run(tmp_path / "runs")
     # Step 9 was the latest when the signal came.
     assert steps_at(run) == [0, 2, 4, 6, 8, 9, 10, 12]

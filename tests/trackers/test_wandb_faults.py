@@ -29,7 +29,7 @@ from wandb_server.httpd import API_KEY
 
 from tracker_viz import capture_file
 from tracker_viz.delivery import push
-from tracker_viz.errors import CaptureFileError
+from tracker_viz.errors import CaptureFileError, TransientTrackerError
 from tracker_viz.trackers.download import pull
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.trackers.testing import make_capture, write_captures
@@ -327,7 +327,14 @@ def test_offline_then_synced_and_pushed_into_one_run(server, at, losses, tmp_pat
     training.end()
     assert training.losses == losses
     assert server.requests == []
-    assert "wandb works offline" in training.errors.read_text()
+    (directory,) = tmp_path.rglob("offline-run-*")
+    first = f"first, where W&B can be reached: wandb sync {directory}"
+    assert f"wandb works offline in this process; {first}" in training.errors.read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        with pytest.raises(TransientTrackerError, match="WANDB_MODE=offline keeps this process"):
+            push(training.spool, timeout_s=2)
+    assert list(tmp_path.rglob("offline-run-*")) == [directory], "no second log"
     # Rendering needs the spool only.
     captures = pull(LocalRun(training.spool), tmp_path / "cache").captures
     assert [capture_file.read(capture.path).step for capture in captures] == list(range(N_STEPS))

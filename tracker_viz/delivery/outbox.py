@@ -211,6 +211,12 @@ class Outbox:
         is."""
         return self._writer.flush(timeout_s)
 
+    @property
+    def push_command(self) -> str | None:
+        """The command that uploads what is on the disk by now, from any directory; None where no
+        tracker waits for it."""
+        return self._spool.push_command if self._uploaders else None
+
     def _announce(self, ref: CaptureRef) -> None:
         self._written[ref.step] = ref
         for uploader in self._uploaders:

@@ -13,7 +13,7 @@ from tracker_viz.delivery.destinations import StoredDestination
 from tracker_viz.delivery.report import Progress, Report, close_all, warn_of_what_is_left
 from tracker_viz.delivery.spool import Spool
 from tracker_viz.delivery.uploader import Uploader
-from tracker_viz.errors import ConfigError
+from tracker_viz.errors import ConfigError, TransientTrackerError
 from tracker_viz.notebook import count
 from tracker_viz.notice import is_result_printed
 from tracker_viz.trackers import connect, schemes
@@ -51,6 +51,7 @@ def push(
         ConfigError: the directory is not a spool, or does not say where its captures go, or
             ``timeout_s`` is invalid.
         RunActiveError: its training process is still running.
+        TransientTrackerError: a setting such as ``WANDB_MODE=offline`` keeps this process offline.
         MissingDependencyError: a destination's package is not installed.
     """
     spool = Spool(directory)
@@ -152,4 +153,10 @@ def _uploader(
 ) -> Uploader:
     scheme = destination.scheme
     chosen = {**destination.options, **options.get(scheme, {})}
-    return Uploader(spool, destination, connect(scheme, **chosen))
+    tracker = connect(scheme, **chosen)
+    if tracker.offline_because:
+        raise TransientTrackerError(
+            f"{tracker.offline_because} keeps this process from {destination.name}: unset it where "
+            "the service can be reached, and try again"
+        )
+    return Uploader(spool, destination, tracker)

@@ -197,7 +197,8 @@ class Uploader:
             error = None if self._error is None else str(self._error)
             refused = self._state is State.FAILED
             if self._backlog.deferred and error is None:
-                error = f"{self.name} works offline in this process"
+                assert self.run is not None  # it was asked
+                error = self.run.why_offline()
         run, ref = self.run, self._transfer.destination.ref
         url = run.url() if run else None
         sent = len(self._transfer.journal.captures)

@@ -219,7 +219,7 @@ def _print_places(result: CompareResult, *, upload: bool) -> None:
     size_mb = result.video.stat().st_size / 1e6
     print(
         f"Made of {len(result.rows)} runs: {result.video} ({size_mb:.1f} MB, "
-        f"{result.duration_s:.0f} s)"
+        f"{result.duration_s:.0f} s long)"
     )
     print(f"Beside it: {', '.join(path.name for path in (*result.pictures, *result.tables))}")
     if result.url:

@@ -65,7 +65,7 @@ def print_rendered_sweep(result: SweepResult) -> None:
 def _extent(picture: Picture) -> str:
     extent = f"{picture.path.stat().st_size / 1e6:.1f} MB"
     if picture.duration_s:
-        extent += f", {picture.duration_s:.0f} s"
+        extent += f", {picture.duration_s:.0f} s long"
     return extent
 
 

@@ -74,6 +74,10 @@ class Run(ABC):
         """
         return True
 
+    def why_offline(self) -> str:
+        """Return why captures wait, and what to do before ``push``, where it is not ``online``."""
+        return f"{self.ref.scheme} works offline in this process"
+
     @property
     def confirms_points(self) -> bool:
         """False: ``log_metrics`` returns when the tracker's client has the points, which a kill may

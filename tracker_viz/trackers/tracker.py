@@ -155,6 +155,12 @@ class Tracker(ABC):
         """
         return False
 
+    @property
+    def offline_because(self) -> str:
+        """The setting that keeps this process from the service, such as ``WANDB_MODE=offline``;
+        empty: there is none."""
+        return ""
+
     def health(self, timeout_s: float) -> Health:
         """Check whether the service could be written to, for ``tracker-viz doctor``. Writes
         nothing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -129,7 +130,15 @@ class Watcher:
             return
         if self._signals is not None:
             self._signals.remove()
-        self._signals = FlushOnSignals(partial(self.flush, timeout_s), signals or USUAL)
+        self._signals = FlushOnSignals(partial(self._flush_and_say, timeout_s), signals or USUAL)
+
+    def _flush_and_say(self, timeout_s: float) -> None:
+        is_whole = self.flush(timeout_s)
+        if self.outbox is None or self.outbox.push_command is None:
+            return
+        what = "captures are on the disk" if is_whole else "the last captures are not on the disk"
+        # What a signal interrupts may be writing to the log or the terminal itself.
+        os.write(2, f"tracker_viz: {what}; upload: {self.outbox.push_command}\n".encode())
 
     def forget_latest(self) -> None:
         """Call this after changing the model without a step, so that ``close`` does not capture it

@@ -101,6 +101,13 @@ class WandbRun(Run):
         offline log, for ``wandb sync``."""
         return not self._offline
 
+    def why_offline(self) -> str:
+        directory = session.sync_directory(self._sdk_run)
+        return (
+            "wandb works offline in this process; first, where W&B can be reached: "
+            f"wandb sync {directory}"
+        )
+
     @property
     def resumed(self) -> bool:
         return self._writer.resumed

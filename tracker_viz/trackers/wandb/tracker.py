@@ -339,6 +339,11 @@ class WandbTracker(Tracker):
                 config[name] = described["value"]
         return config
 
+    @property
+    def offline_because(self) -> str:
+        mode = self._service.mode
+        return "" if mode == "online" else f"WANDB_MODE={mode}"
+
     def health(self, timeout_s: float) -> Health:
         """Check that the client's server answers, and that there is a key for it."""
         address = self._service.base_url
