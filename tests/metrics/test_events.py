@@ -112,6 +112,16 @@ def test_a_loss_that_falls_alone_and_one_that_jumps_are_events_with_their_figure
     assert jump.past_headline == f"last: loss jumps · {jump.steps_text}"
 
 
+def test_a_fall_that_the_figures_do_not_show_is_no_event():
+    def falling(by):
+        loss = np.full(N, 4.3)
+        loss[20:] -= by
+        return [each for each in find_events(series_of(loss)) if "falls" in each.headline]
+
+    assert len(falling(0.3)) == 1
+    assert not falling(0.004)
+
+
 def test_a_jump_names_the_heads_and_blocks_that_moved_first():
     loss = np.concatenate([np.full(30, 2.0), np.full(N - 30, 4.0)])
     series = series_of(

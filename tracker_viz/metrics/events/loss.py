@@ -102,6 +102,8 @@ def loss_moves(series: ScoreSeries, metric: str) -> Iterator[Event]:
         for first, end in stretches(moved):
             first, last = _trimmed(values, first, end - 1 + width)
             first, last = typical(raw, first, backward=True), typical(raw, last)
+            if figure(raw[first]) == figure(raw[last]):
+                continue  # nobody would see it
             move = kind(
                 first_step=int(steps[first]),
                 last_step=int(steps[last]),
