@@ -39,6 +39,9 @@ def test_a_destination_that_never_comes_is_left_to_push(tmp_path, there, monkeyp
     assert push(tmp_path / "spool").complete
     run = only_run(tmp_path / "there")
     assert steps_at(run) == [0]
+    assert LocalRun(tmp_path / "spool").why_no_captures() == (
+        f"none are left here; those that were uploaded are in {run.ref}"
+    )
     assert run.info().state == "failed"
 
 

@@ -205,6 +205,14 @@ class LocalRun(FileRun):
             parent=RunRef.from_stored(parent) if parent else None,
         )
 
+    def why_no_captures(self) -> str:
+        # The run of a spool names where its captures go.
+        refs = [each.get("ref") for each in self.description().get("destinations", ())]
+        places = ", ".join(filter(None, refs))
+        if not places or self.sizes(capture_index.CAPTURES):
+            return super().why_no_captures()
+        return f"none are left here; those that were uploaded are in {places}"
+
     def description(self) -> dict[str, Any]:
         """Return ``run.json``; empty for a directory that only holds captures (a copy of a
         tracker's artifacts)."""
