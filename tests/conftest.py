@@ -54,7 +54,7 @@ def pytest_collection_finish() -> None:
     torch, mlflow and transformers again and again takes a quarter of a test's time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture(autouse=True)
