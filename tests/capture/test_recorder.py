@@ -234,10 +234,7 @@ def test_the_governor_leaves_out_due_steps_and_says_so(caplog):
     governor = Governor(schedule, CostLimit(0.1, free_s=0), clock=lambda: now[0])
     recorder, captures = recorded(Clocked(now, 5.0), schedule, governor=governor)
     with caplog.at_level(logging.INFO, "tracker_viz.capture"):
-        for step in range(1, 201):
-            now[0] += 1.0
-            recorder.step(step)
-        recorder.close()
+        train_to_the_end(recorder, now, 200)
     assert captures[-1].step == 200
     assert 3 <= len(captures) <= 6
     assert governor.overhead <= 0.12
@@ -302,16 +299,21 @@ def test_time_between_watching_and_training_pays_for_no_capture():
     assert len(captures) < 30
 
 
+def train_to_the_end(recorder, now, n_steps):
+    """Train steps of a second each."""
+    for step in range(1, n_steps + 1):
+        now[0] += 1.0
+        recorder.step(step)
+    recorder.close()
+
+
 def test_at_the_end_every_capture_is_accounted_for(caplog):
     now = [0.0]
     schedule = Schedule.at([10, 90])
     governor = Governor(schedule, CostLimit(), clock=lambda: now[0])
     recorder, captures = recorded(Clocked(now, 2.0), schedule, governor=governor)
     with caplog.at_level(logging.INFO, "tracker_viz.capture"):
-        for step in range(1, 100):
-            now[0] += 1.0
-            recorder.step(step)
-        recorder.close()
+        train_to_the_end(recorder, now, 99)
     assert len(captures) == 4
     assert (
         "4 captures took 6.0 s, within the 30 s that any run may use (free_s); 5.8 % of the wall "
@@ -325,10 +327,7 @@ def test_steps_that_were_chosen_by_hand_are_kept_and_their_price_is_said_once(ca
     governor = Governor(schedule, None, clock=lambda: now[0])
     recorder, captures = recorded(Clocked(now, 4.0), schedule, governor=governor)
     with caplog.at_level(logging.INFO, "tracker_viz.capture"):
-        for step in range(1, 101):
-            now[0] += 1.0
-            recorder.step(step)
-        recorder.close()
+        train_to_the_end(recorder, now, 100)
     assert [capture.step for capture in captures] == list(range(0, 101, 5))
     prices = [line for line in caplog.messages if "all chosen steps are captured" in line]
     assert len(prices) == 1
@@ -342,10 +341,7 @@ def test_what_captures_took_beyond_their_free_seconds_is_said_with_the_limit(cap
     governor = Governor(schedule, CostLimit(), clock=lambda: now[0])
     recorder, _ = recorded(Clocked(now, 20.0), schedule, governor=governor)
     with caplog.at_level(logging.INFO, "tracker_viz.capture"):
-        for step in range(1, 4001):
-            now[0] += 1.0
-            recorder.step(step)
-        recorder.close()
+        train_to_the_end(recorder, now, 4000)
     assert (
         "3 captures took 0.99 % of the wall time, 40.0 s; the limit is 2 % of the wall time "
         "(max_overhead) or 30 s in all (free_s), whichever is more" in caplog.text

@@ -147,8 +147,8 @@ def gather_evidence(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> Evi
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """What was found of one run: its evidence for each role, and the labels of its heads by roles
-    and kind of row."""
+    """Hold what was found of one run: its evidence for each role, and the labels of its heads by
+    roles and kind of row."""
 
     evidence: dict[Role, RoleEvidence | None] = field(default_factory=dict)
     labels: dict[tuple[tuple[Role, ...], RowKind | None], tuple[NDArray[np.int8], Floats]] = field(
