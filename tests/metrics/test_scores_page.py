@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tracker_viz.metrics import HEAD_SCORES, ROLES, WEIGHT_SCORES, ProbeRow, roles
+from tracker_viz.metrics import HEAD_SCORES, ROLES, WEIGHT_SCORES, ProbeRow, evidence
 
 PAGE = (Path(__file__).parents[2] / "docs" / "pages" / "scores.md").read_text()
 # of the demo: 64 tokens, four copies behind a BOS
@@ -52,6 +52,6 @@ def test_every_role_is_on_the_page_with_its_lines_and_its_scores():
 
 
 def test_what_the_page_says_of_evidence_is_so():
-    for value in (roles.EVIDENCE, roles.MOST_PER_CAPTURE, roles.UNKNOWN_ROW_NOISE):
+    for value in (evidence.EVIDENCE, evidence.MOST_PER_CAPTURE, evidence.UNKNOWN_ROW_NOISE):
         assert f"{value:g}" in PAGE
     assert all(str(threshold) in PAGE for threshold in (0.1, 0.2, 0.9))

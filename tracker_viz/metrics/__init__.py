@@ -30,6 +30,7 @@ from tracker_viz.metrics.events import (
     run_sentence,
     strongest_event,
 )
+from tracker_viz.metrics.evidence import gather_evidence, role_evidence, role_states
 from tracker_viz.metrics.head_changes import (
     HeadChange,
     WeightChange,
@@ -39,6 +40,7 @@ from tracker_viz.metrics.head_changes import (
 )
 from tracker_viz.metrics.head_names import head_name, head_numbers, shown_heads
 from tracker_viz.metrics.head_scores import HEAD_SCORES, SCORE_DEFINITIONS
+from tracker_viz.metrics.labels import NO_ROLE, head_roles, labels_near_line, margin, near_line
 from tracker_viz.metrics.mixing_scores import MIXING_SCORES, equal_mixing
 from tracker_viz.metrics.mixtures.expert_scores import EXPERT_SCORES, ROUTER_SCORES
 from tracker_viz.metrics.onsets import (
@@ -50,20 +52,7 @@ from tracker_viz.metrics.onsets import (
     run_onsets,
 )
 from tracker_viz.metrics.probe_rows import MIN_PERIOD, ProbeRow, RowKind
-from tracker_viz.metrics.roles import (
-    NO_ROLE,
-    ROLES,
-    Role,
-    gather_evidence,
-    head_roles,
-    labels_near_line,
-    margin,
-    near_line,
-    role_evidence,
-    role_label,
-    role_score_names,
-    role_states,
-)
+from tracker_viz.metrics.roles import ROLES, Role, role_label, role_score_names
 from tracker_viz.metrics.score_file import SCORE_FILE, ScoreFile, read_score_file, score_bytes
 from tracker_viz.metrics.scorer import Scorer, score
 from tracker_viz.metrics.series import (

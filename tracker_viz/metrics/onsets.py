@@ -14,17 +14,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from tracker_viz.metrics.evidence import Floats, RoleEvidence, gather_evidence
+from tracker_viz.metrics.labels import NEAR_LINE, head_roles, near_line
 from tracker_viz.metrics.probe_rows import RowKind
-from tracker_viz.metrics.roles import (
-    NEAR_LINE,
-    ROLES,
-    Floats,
-    Role,
-    RoleEvidence,
-    gather_evidence,
-    head_roles,
-    near_line,
-)
+from tracker_viz.metrics.roles import ROLES, Role
 from tracker_viz.metrics.series import ScoreSeries
 from tracker_viz.types import HeadId
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from tracker_viz.metrics.charts import over_finite
+from tracker_viz.metrics.evidence import gather_evidence
+from tracker_viz.metrics.labels import NO_ROLE, head_roles
 from tracker_viz.metrics.onsets import run_onsets
-from tracker_viz.metrics.roles import NO_ROLE, ROLES, gather_evidence, head_roles
+from tracker_viz.metrics.roles import ROLES
 from tracker_viz.metrics.series import ScoreSeries
 
 # Roles that every run is asked about; others only where a head has them.

@@ -5,17 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tracker_viz.metrics.evidence import Evidence, gather_evidence
 from tracker_viz.metrics.head_names import head_name
+from tracker_viz.metrics.labels import NO_ROLE, head_roles, labels_near_line
 from tracker_viz.metrics.onsets import onset_curve, onsets, run_onsets
 from tracker_viz.metrics.probe_rows import RowKind
-from tracker_viz.metrics.roles import (
-    NO_ROLE,
-    ROLES,
-    Evidence,
-    gather_evidence,
-    head_roles,
-    labels_near_line,
-)
+from tracker_viz.metrics.roles import ROLES
 from tracker_viz.metrics.series import ScoreSeries
 
 TableRow = dict[str, str | float | int | bool | None]

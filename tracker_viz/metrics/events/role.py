@@ -14,8 +14,9 @@ from tracker_viz.metrics.events.words import (
     singular,
     steps_text,
 )
+from tracker_viz.metrics.evidence import gather_evidence
 from tracker_viz.metrics.onsets import lasting_onsets
-from tracker_viz.metrics.roles import gather_evidence, role_label
+from tracker_viz.metrics.roles import role_label
 from tracker_viz.metrics.series import ScoreSeries
 
 # Verb phrases in the plural; ``singular`` makes those of one head.

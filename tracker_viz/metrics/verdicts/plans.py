@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tracker_viz.metrics.labels import NO_ROLE, head_roles
 from tracker_viz.metrics.probe_rows import RowKind
-from tracker_viz.metrics.roles import NO_ROLE, ROLES, head_roles
+from tracker_viz.metrics.roles import ROLES
 from tracker_viz.metrics.series import ScoreSeries
 from tracker_viz.types import HeadId
 
